@@ -1,0 +1,1 @@
+"""Reading, checking, augmenting and batching pictures and their boxes."""

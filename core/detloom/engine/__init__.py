@@ -1,0 +1,1 @@
+"""Training, evaluation, prediction, and the directories they write."""

@@ -1,0 +1,55 @@
+"""What can be the user's mistake, as one tree of exceptions.
+
+    DetloomError                 prints without a traceback, exit code 2
+    ├── RecipeError              a recipe, a setting or an override
+    ├── PluginError              a plugin that cannot be loaded or breaks its contract
+    ├── DataError                images and annotations
+    ├── ArtifactError            weights and runs on disk
+    └── TrainingError            a run that cannot go on (memory, NaN, a full disk)
+
+Every message says where, what is wrong, what would be accepted and what to do next.
+Anything that is not a ``DetloomError`` is a bug and shows its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ArtifactError",
+    "DataError",
+    "DetloomError",
+    "PluginError",
+    "RecipeError",
+    "TrainingError",
+    "suggest",
+]
+
+
+class DetloomError(Exception):
+    """A mistake that the user can mend; the message says how."""
+
+
+class RecipeError(DetloomError):
+    """A recipe, a setting or an override that cannot be used."""
+
+
+class PluginError(DetloomError):
+    """A plugin that cannot be loaded, clashes, or breaks its contract."""
+
+
+class DataError(DetloomError):
+    """Images or annotations that cannot be used."""
+
+
+class ArtifactError(DetloomError):
+    """An artifact or a run directory that cannot be read or written."""
+
+
+class TrainingError(DetloomError):
+    """A run that cannot go on."""
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, else nothing."""
+    nearest = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -1,0 +1,234 @@
+"""The contracts that components fill, one of each kind.
+
+What the assembler supplies comes first and positional; settings are keyword-only, typed, with
+defaults. The constructors cannot be declared abstractly because each component has its own
+settings; they are stated in the docstrings and held by the conformance kit.
+
+Shape letters: see ``structures``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from detloom.structures import (
+    Assignment,
+    Detections,
+    FeatureSpec,
+    HeadMaps,
+    HeadTraits,
+    Predictions,
+    Targets,
+)
+
+if TYPE_CHECKING:
+    from detloom.data.records import Annotations
+
+__all__ = [
+    "Assigner",
+    "Backbone",
+    "Criterion",
+    "Dataset",
+    "Ema",
+    "Evaluator",
+    "Fold",
+    "Head",
+    "Metrics",
+    "Neck",
+    "Observer",
+    "ReparamPass",
+]
+
+
+class Backbone(nn.Module, ABC):
+    """Pictures to feature levels: ``__init__(*, settings)``.
+
+    Attributes:
+        out_specs: One for each level returned, finest first.
+    """
+
+    out_specs: tuple[FeatureSpec, ...]
+
+    @abstractmethod
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return the levels of RGB pictures with values in [0, 1]."""
+
+
+class Neck(nn.Module, ABC):
+    """Levels to levels: ``__init__(inputs: Sequence[FeatureSpec], *, settings)``.
+
+    Attributes:
+        out_specs: One for each level returned: lead levels finest first, then auxiliary ones.
+    """
+
+    out_specs: tuple[FeatureSpec, ...]
+
+    @abstractmethod
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one tensor for each of ``out_specs``.
+
+        Auxiliary levels may be left out in evaluation mode.
+        """
+
+
+class Head(nn.Module, ABC):
+    """Levels to predictions: ``__init__(inputs: Sequence[FeatureSpec], num_classes, *, settings)``.
+
+    Attributes:
+        num_classes: As given.
+        traits: What assigners and criteria may ask of this head.
+    """
+
+    num_classes: int
+    traits: HeadTraits
+
+    @abstractmethod
+    def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
+        """Return the raw maps; auxiliary maps in training mode alone."""
+
+    @abstractmethod
+    def decode(self, maps: Sequence[Tensor]) -> Predictions:
+        """Return the predictions of lead maps, or of auxiliary maps, in float32."""
+
+    @abstractmethod
+    def decode_spec(self) -> dict[str, Any]:
+        """Return as plain JSON data all that a decoder needs on a host without torch."""
+
+
+class Assigner(ABC):
+    """Which prior learns which target: ``__init__(*, settings)``.
+
+    Nothing here loops over images or targets, or asks the device for a value.
+    """
+
+    @abstractmethod
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        """Return the matches of the lead predictions; no gradient flows through them."""
+
+    def assign_auxiliary(self, lead: Predictions, auxiliary: Predictions, targets: Targets) -> Assignment:  # noqa: ARG002 - the contract of those that follow the lead
+        """Return the matches of the auxiliary predictions; by default independent of the lead."""
+        return self.assign(auxiliary, targets)
+
+    def objection(self, head: HeadTraits) -> str | None:  # noqa: ARG002 - the contract of those that have one
+        """Return why this method cannot serve a head, or None where it can."""
+        return None
+
+
+class Criterion(ABC):
+    """What the matches cost: ``__init__(*, settings)``."""
+
+    @abstractmethod
+    def losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
+        """Return named scalars, weighted, whose sum is minimised.
+
+        They are means: they do not grow with the batch. Counts that they are divided by are
+        averaged over processes (``ops.reduce.mean_over_processes``), so that several processes
+        together have the loss of one with the whole batch.
+        """
+
+    def objection(self, head: HeadTraits) -> str | None:  # noqa: ARG002 - the contract of those that have one
+        """Return why this criterion cannot serve a head, or None where it can."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One place where a pass applies, or may not.
+
+    Attributes:
+        path: Dotted name of the module that ``fold`` is given.
+        applies: Whether it will be folded.
+        reason: What is folded, or why it may not be.
+        parts: Names of the parts concerned, relative to ``path``.
+    """
+
+    path: str
+    applies: bool
+    reason: str
+    parts: tuple[str, ...] = ()
+
+
+class ReparamPass(ABC):
+    """A training structure to an equal, cheaper one: ``__init__(*, settings)``."""
+
+    @abstractmethod
+    def plan(self, model: nn.Module) -> list[Fold]:
+        """Return every place where the pass applies or is refused; changes nothing.
+
+        A folded model has a plan in which nothing applies.
+        """
+
+    @abstractmethod
+    def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+        """Return what replaces the module at ``fold.path``; the module given is a copy, in eval mode."""
+
+
+class Ema(ABC):
+    """An average of a model's weights over its training: ``__init__(model, *, settings)``.
+
+    The average is a copy of the model; entries are matched by name. Integer entries are copied.
+
+    Attributes:
+        averaged: The averaged model, in evaluation mode, without gradients.
+    """
+
+    averaged: nn.Module
+
+    @abstractmethod
+    def decay_at(self, step: int) -> float:
+        """Return how much of the average is kept at an optimiser step, counted from 1."""
+
+    @abstractmethod
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after an optimiser step, counted from 1."""
+
+
+class Dataset(ABC):
+    """Annotations of one format: ``__init__(path: Path, *, settings)``.
+
+    It reads no pixels; that is the core's work, the same for all formats.
+    """
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, path: Path) -> bool:
+        """Return whether a folder or file has this format; looks at names, not at all content."""
+
+    @abstractmethod
+    def read(self, split: str) -> "Annotations":
+        """Return the images, boxes and faults of a split.
+
+        Raises:
+            DataError: There is no such split, or its files cannot be read at all. Faults of single
+                images or boxes are listed in the result, not raised.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What an evaluator found.
+
+    Attributes:
+        summary: COCO's twelve numbers by name (``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``,
+            ``AR1``, ``AR10``, ``AR100``, ``ARs``, ``ARm``, ``ARl``); NaN where nothing could be measured.
+        per_class: AP and AP50 of each class name.
+    """
+
+    summary: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+
+
+class Evaluator(ABC):
+    """Detections against annotations: ``__init__(annotations: Annotations, *, settings)``."""
+
+    @abstractmethod
+    def evaluate(self, detections: Mapping[int, Detections]) -> Metrics:
+        """Return the metrics of detections by index of the image among the annotations."""
+
+
+class Observer(ABC):  # noqa: B024 - its methods are hooks, each of them optional
+    """Follows a run: ``__init__(*, settings)``; its methods are hooks of ``hookspecs.RunHooks``."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: boxes, overlaps, suppression. None of them holds state."""

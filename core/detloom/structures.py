@@ -1,0 +1,357 @@
+"""The data that flows between components.
+
+Boxes are xyxy, in pixels of the network's input, float32.
+
+Shape letters: B images, C classes, H and W rows and columns, L levels, A priors of a cell,
+P priors of all levels, T targets of the batch, M matches, N boxes of one image, R bins of a
+box distribution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Self
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Assignment",
+    "Detections",
+    "FeatureSpec",
+    "Grid",
+    "HeadMaps",
+    "HeadTraits",
+    "PaddedTargets",
+    "Predictions",
+    "Priors",
+    "Role",
+    "Targets",
+]
+
+
+class Role(StrEnum):
+    """What a feature level is for."""
+
+    LEAD = "lead"
+    AUXILIARY = "auxiliary"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """What a component says of one level that it produces.
+
+    Attributes:
+        channels: Width of the level.
+        stride: Pixels of the network's input per cell.
+        role: Whether predictions from this level are kept, or serve training alone.
+    """
+
+    channels: int
+    stride: int
+    role: Role = Role.LEAD
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTraits:
+    """What an assigner or a criterion may have to know of a head before it is built.
+
+    Attributes:
+        anchors: Whether priors have sizes of their own (else they are points).
+        objectness: Whether predictions carry an objectness.
+        distribution_bins: Bins of the distribution of each box side; 0 for none.
+        levels: Number of lead levels.
+    """
+
+    anchors: bool
+    objectness: bool
+    distribution_bins: int = 0
+    levels: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMaps:
+    """Raw maps ``[B, channels, H, W]``, one of each level, finest first.
+
+    ``auxiliary`` is empty for a head without auxiliary inputs, and in evaluation mode.
+    """
+
+    lead: tuple[Tensor, ...]
+    auxiliary: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the priors of one level lie: ``per_cell`` priors in each of ``height * width`` cells.
+
+    Attributes:
+        start: Index of the level's first prior among the priors of all levels.
+    """
+
+    height: int
+    width: int
+    stride: int
+    per_cell: int
+    start: int
+
+    @property
+    def num_priors(self) -> int:
+        """Return the number of priors of this level."""
+        return self.height * self.width * self.per_cell
+
+    @property
+    def span(self) -> slice:
+        """Return the level's slice of any tensor with a ``P`` axis."""
+        return slice(self.start, self.start + self.num_priors)
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """Where predictions start from: anchors, or points.
+
+    Levels come finest first; within a level the order is row, column, prior of the cell, so that
+    prior ``k`` of cell ``(row, column)`` has index ``start + (row * width + column) * per_cell + k``.
+
+    Attributes:
+        centers_P2: Centres of the cells, x and y in pixels.
+        sizes_P2: Widths and heights in pixels: of the anchor, or a nominal size for points.
+        strides_P: Stride of each prior's level, float32.
+        level_P: Level of each prior, int64.
+        grids: The same as plain numbers, for arithmetic on indices.
+    """
+
+    centers_P2: Tensor
+    sizes_P2: Tensor
+    strides_P: Tensor
+    level_P: Tensor
+    grids: tuple[Grid, ...]
+
+    @classmethod
+    def on_grids(
+        cls,
+        shapes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        sizes_LA2: Tensor,
+    ) -> Self:
+        """Lay ``A`` priors of given sizes on every cell of every level.
+
+        Args:
+            shapes: Rows and columns of each level.
+            strides: Stride of each level.
+            sizes_LA2: Widths and heights in pixels; their device is the result's.
+        """
+        device = sizes_LA2.device
+        per_cell = sizes_LA2.shape[1]
+        grids: list[Grid] = []
+        centers, sizes = [], []
+        start = 0
+        for level, ((height, width), stride) in enumerate(zip(shapes, strides, strict=True)):
+            grid = Grid(height, width, stride, per_cell, start)
+            grids.append(grid)
+            start += grid.num_priors
+            x_W = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
+            y_H = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
+            y_HW, x_HW = torch.meshgrid(y_H, x_W, indexing="ij")
+            centers_HW2 = torch.stack((x_HW, y_HW), dim=-1)
+            centers.append(centers_HW2.reshape(-1, 1, 2).expand(-1, per_cell, 2).reshape(-1, 2))
+            sizes.append(sizes_LA2[level].expand(height * width, per_cell, 2).reshape(-1, 2))
+        counts = [grid.num_priors for grid in grids]
+        return cls(
+            centers_P2=torch.cat(centers),
+            sizes_P2=torch.cat(sizes).float(),
+            strides_P=torch.cat(
+                [torch.full((n,), float(s), device=device) for n, s in zip(counts, strides, strict=True)]
+            ),
+            level_P=torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)]),
+            grids=tuple(grids),
+        )
+
+    @property
+    def num_priors(self) -> int:
+        """Return the number of priors of all levels."""
+        return self.centers_P2.shape[0]
+
+    @property
+    def boxes_P4(self) -> Tensor:
+        """Return the priors as boxes."""
+        half_P2 = self.sizes_P2 / 2
+        return torch.cat((self.centers_P2 - half_P2, self.centers_P2 + half_P2), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a head predicts for every prior of every image, decoded, float32.
+
+    Attributes:
+        boxes_BP4: Decoded boxes, not clipped.
+        class_logits_BPC: Before the sigmoid.
+        objectness_BP: Before the sigmoid, or None for heads without one.
+        priors: Where the predictions start from.
+        distribution_BP4R: Logits of the distances left, top, right, bottom, for heads that have them.
+    """
+
+    boxes_BP4: Tensor
+    class_logits_BPC: Tensor
+    objectness_BP: Tensor | None
+    priors: Priors
+    distribution_BP4R: Tensor | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Return the batch size."""
+        return self.boxes_BP4.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return self.class_logits_BPC.shape[-1]
+
+    def detach(self) -> "Predictions":
+        """Return the same predictions without their gradients."""
+        return replace(
+            self,
+            boxes_BP4=self.boxes_BP4.detach(),
+            class_logits_BPC=self.class_logits_BPC.detach(),
+            objectness_BP=None if self.objectness_BP is None else self.objectness_BP.detach(),
+            distribution_BP4R=None if self.distribution_BP4R is None else self.distribution_BP4R.detach(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedTargets:
+    """Targets as a rectangle, for maths over whole batches; ``G`` is the largest count of an image.
+
+    Attributes:
+        boxes_BG4: Zeros where there is no target.
+        labels_BG: Zeros where there is no target.
+        target_BG: Index into the flat targets, 0 where there is none.
+        is_real_BG: Whether there is a target.
+    """
+
+    boxes_BG4: Tensor
+    labels_BG: Tensor
+    target_BG: Tensor
+    is_real_BG: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The objects of a batch.
+
+    Attributes:
+        boxes_T4: Boxes, inside the image, of positive size.
+        labels_T: Class indices from 0, int64.
+        image_T: Index into the batch, int64, ascending.
+        num_images: Batch size; images without objects count.
+        image_size: Height and width of the network's input in pixels.
+        most_per_image: The largest number of objects of one image, a plain number, so that
+            padding asks nothing of the device.
+    """
+
+    boxes_T4: Tensor
+    labels_T: Tensor
+    image_T: Tensor
+    num_images: int
+    image_size: tuple[int, int]
+    most_per_image: int
+
+    @classmethod
+    def from_lists(
+        cls,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        image_size: tuple[int, int],
+    ) -> Self:
+        """Collect the ``[N, 4]`` boxes and ``[N]`` labels of each image."""
+        counts = [len(each) for each in boxes]
+        if not counts:
+            raise ValueError("Targets need at least one image")
+        return cls(
+            boxes_T4=torch.cat([each.reshape(-1, 4) for each in boxes]).float(),
+            labels_T=torch.cat(list(labels)).long(),
+            image_T=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+            num_images=len(counts),
+            image_size=image_size,
+            most_per_image=max(counts),
+        )
+
+    @property
+    def num_targets(self) -> int:
+        """Return the number of objects in the batch."""
+        return self.boxes_T4.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
+        """Return the targets on another device."""
+        return replace(
+            self,
+            boxes_T4=self.boxes_T4.to(device, non_blocking=non_blocking),
+            labels_T=self.labels_T.to(device, non_blocking=non_blocking),
+            image_T=self.image_T.to(device, non_blocking=non_blocking),
+        )
+
+    def padded(self) -> PaddedTargets:
+        """Return the targets as a rectangle of ``num_images x most_per_image``."""
+        device = self.boxes_T4.device
+        first_B = torch.searchsorted(self.image_T, torch.arange(self.num_images, device=device))
+        index_T = torch.arange(self.num_targets, device=device)
+        slot_T = index_T - first_B[self.image_T]
+        shape = (self.num_images, self.most_per_image)
+        where = (self.image_T, slot_T)
+        return PaddedTargets(
+            boxes_BG4=self.boxes_T4.new_zeros((*shape, 4)).index_put(where, self.boxes_T4),
+            labels_BG=self.labels_T.new_zeros(shape).index_put(where, self.labels_T),
+            target_BG=index_T.new_zeros(shape).index_put(where, index_T),
+            is_real_BG=torch.zeros(shape, dtype=torch.bool, device=device).index_put(
+                where, torch.ones_like(slot_T, dtype=torch.bool)
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which priors learn which targets: one row a match, for the whole batch.
+
+    Priors of no row are negatives. A prior may serve several targets where a method says so.
+
+    Attributes:
+        image_M: Index into the batch.
+        prior_M: Index into the priors.
+        target_M: Index into the flat targets.
+        quality_M: Soft label in [0, 1]: the highest score that the prior should learn for the
+            target; 1 where the method has hard labels. float32, without gradient.
+    """
+
+    image_M: Tensor
+    prior_M: Tensor
+    target_M: Tensor
+    quality_M: Tensor
+
+    @property
+    def num_matches(self) -> int:
+        """Return the number of matches."""
+        return self.image_M.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What was found in one picture, best first, in pixels of the original picture.
+
+    Attributes:
+        boxes_N4: xyxy, inside the picture.
+        scores_N: In [0, 1], descending.
+        labels_N: Class indices from 0.
+        names: Class names, by index.
+        image_size: Height and width of the original picture.
+        source: Where the picture came from; a file name, or nothing for an array.
+    """
+
+    boxes_N4: Tensor
+    scores_N: Tensor
+    labels_N: Tensor
+    names: tuple[str, ...]
+    image_size: tuple[int, int]
+    source: str | None = field(default=None)
+
+    def __len__(self) -> int:
+        """Return the number of boxes."""
+        return self.boxes_N4.shape[0]

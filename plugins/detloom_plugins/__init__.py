@@ -1,0 +1,1 @@
+"""Bundled components; each module registers its own through the plugin hook."""

@@ -82,9 +82,12 @@ class TrainSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of the forward pass. 'auto': bfloat16 where the hardware has it, else float32."
     )
-    channels_last: bool = Field(True, description="Lay pictures and weights out channels last, which is faster.")
+    channels_last: bool = Field(
+        default=True, description="Lay pictures and weights out channels last, which is faster."
+    )
     deterministic: bool = Field(
-        False, description="Use repeatable, slower kernels on a GPU too; on a CPU runs always repeat bit for bit."
+        default=False,
+        description="Use repeatable, slower kernels on a GPU too; on a CPU runs always repeat bit for bit.",
     )
     seed: int = Field(0, ge=0, description="Of the initial weights, the order of pictures and their augmentation.")
     workers: int = Field(2, ge=0, description="Processes that read pictures; 0: the training process itself.")
@@ -120,8 +123,8 @@ class PredictSettings(BaseModel):
     )
     max_detections: int = Field(300, ge=1, description="Most detections of a picture.")
     max_candidates: int = Field(30000, ge=1, description="Most boxes of a picture that enter the suppression.")
-    class_agnostic: bool = Field(False, description="Let boxes of different classes suppress one another.")
+    class_agnostic: bool = Field(default=False, description="Let boxes of different classes suppress one another.")
     rectangular: bool = Field(
-        True, description="Pad pictures to the nearest multiple of the largest stride, not to a square."
+        default=True, description="Pad pictures to the nearest multiple of the largest stride, not to a square."
     )
-    fuse: bool = Field(True, description="Fold the model first; folds are proved equal.")
+    fuse: bool = Field(default=True, description="Fold the model first; folds are proved equal.")

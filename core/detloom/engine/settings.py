@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["PredictSettings", "TrainSettings"]
 
+Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+
 
 class TrainSettings(BaseModel):
     """How a detector is trained."""
@@ -47,7 +49,7 @@ class TrainSettings(BaseModel):
     )
     clip_norm: float = Field(0.0, ge=0, description="Largest norm of the gradient of all parameters; 0: no limit.")
 
-    schedule: Literal["cosine", "linear", "poly", "step", "multistep", "tanh", "constant"] = Field(
+    schedule: Literal["cosine", "linear", "step", "multistep", "constant"] = Field(
         "cosine", description="How the learning rate falls, from epoch to epoch, by timm's schedulers."
     )
     final_fraction: float = Field(
@@ -56,7 +58,7 @@ class TrainSettings(BaseModel):
     decay_epochs: tuple[int, ...] = Field(
         (), description="Epochs at which 'step' (its first entry, repeated) and 'multistep' multiply by decay_rate."
     )
-    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor of 'step' and 'multistep'; exponent of 'poly'.")
+    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor of 'step' and 'multistep'.")
     warmup_epochs: float = Field(3.0, ge=0, description="Epochs in which learning rate and momentum warm up.")
     warmup_min_steps: int = Field(
         1000, ge=0, description="The least length of the warm-up, in forward passes; 0: as warmup_epochs says."
@@ -93,7 +95,7 @@ class TrainSettings(BaseModel):
     workers: int = Field(2, ge=0, description="Processes that read pictures; 0: the training process itself.")
 
     evaluate_every: int = Field(1, ge=0, description="Epochs between evaluations; the last is always; 0: never.")
-    fitness: dict[str, float] = Field(
+    fitness: dict[Metric, float] = Field(
         {"AP50": 0.1, "AP": 0.9}, description="What the best artifact has most of: a weight for each metric."
     )
     save_every: int = Field(1, ge=1, description="Epochs between saved states, from which a killed run resumes.")

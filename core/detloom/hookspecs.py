@@ -44,7 +44,9 @@ class RunHooks:
         """See the weighted losses of an optimiser step, counted from 1."""
 
     @hookspec
-    def epoch_finished(self, run: "Run", epoch: int, losses: Mapping[str, float], metrics: "Metrics | None") -> bool | None:
+    def epoch_finished(
+        self, run: "Run", epoch: int, losses: Mapping[str, float], metrics: "Metrics | None"
+    ) -> bool | None:
         """See an epoch's mean losses and, where it was evaluated, its metrics; True asks the run to stop."""
 
     @hookspec

@@ -1,0 +1,79 @@
+"""The command ``detloom``: one light group, one module for each verb, imported when it is called.
+
+Exit codes: 0 done, 2 the user's mistake, 1 a bug (with its traceback), 130 stopped by Ctrl-C.
+"""
+
+import importlib
+from typing import Any
+
+import click
+
+from detloom.errors import DetloomError, suggest
+
+__all__ = ["cli", "main"]
+
+VERBS = {
+    "check": "Report all mistakes of a recipe, and its parameters and operations.",
+    "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
+    "doctor": "Say what is installed, and import every component.",
+    "info": "Describe a component and its settings.",
+    "list": "List components and recipes.",
+    "predict": "Find objects in pictures, folders and videos.",
+    "schema": "Write a JSON Schema of recipes, for editors.",
+    "show": "Show a resolved recipe.",
+    "train": "Train a detector from a recipe.",
+    "val": "Evaluate an artifact on a data set.",
+}
+
+
+class Mistake(click.ClickException):
+    """What the user can mend."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A group whose verbs are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return all verbs."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb, imported now unless its help line is all that is wanted."""
+        if cmd_name not in VERBS:
+            ctx.fail(
+                f"no command is called '{cmd_name}'.{suggest(cmd_name, VERBS)} Commands: {', '.join(sorted(VERBS))}."
+            )
+        command = importlib.import_module(f"detloom.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 - narrows the type
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the list of verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; a user's mistake prints without a traceback and exits with 2."""
+        try:
+            return super().invoke(ctx)
+        except DetloomError as error:
+            raise Mistake(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="detloom")
+def cli() -> None:
+    """Compose, train, evaluate and deploy object detectors from recipes.
+
+    Start with `detloom demo`, or `detloom list recipe`.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="detloom")

@@ -1,0 +1,72 @@
+"""``detloom check``: all mistakes of a recipe at once, and what it amounts to."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+
+__all__ = ["command"]
+
+
+@click.command(name="check")
+@click.argument("recipe", type=RecipeName())
+@click.option("--data", type=click.Path(path_type=Path), help="Also check the pictures and annotations of a data set.")
+@set_option
+@json_option
+def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_json: bool) -> None:
+    """Check RECIPE without data or weights; print parameters and GFLOPs.
+
+    Parameters and GFLOPs stand for the training form and for the deployed form, that is after the
+    recipe's reparam passes. A multiply-add counts as two operations.
+    """
+    from detloom.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides)
+    from detloom.assembly import check
+
+    report = check(resolved)
+    facts = {
+        "recipe": report.recipe,
+        "num_classes": report.num_classes,
+        "image_size": list(report.image_size),
+        "strides": list(report.strides),
+        "parameters": {"training": report.training_parameters, "deployed": report.deployed_parameters},
+        "gflops": {"training": round(report.training_gflops, 4), "deployed": round(report.deployed_gflops, 4)},
+        "warnings": list(report.warnings),
+    }
+    faults = None
+    if data is not None:
+        from detloom.data.check import check_path
+
+        faults = check_path(data, resolved)
+        facts["faults"] = [{"file": fault.file, "where": fault.where, "what": fault.what} for fault in faults]
+    if as_json:
+        echo_json(facts)
+    else:
+        height, width = report.image_size
+        click.echo(f"{report.recipe}: {report.num_classes} classes, {height} x {width}, strides {report.strides}")
+        click.echo(f"  {'':10} {'parameters':>12}  {'GFLOPs':>8}")
+        click.echo(f"  {'training':10} {report.training_parameters:>12,}  {report.training_gflops:>8.2f}")
+        click.echo(f"  {'deployed':10} {report.deployed_parameters:>12,}  {report.deployed_gflops:>8.2f}")
+        for warning in report.warnings:
+            click.echo(f"  warning: {warning}")
+    if faults:
+        if not as_json:
+            _print_faults(faults)
+        raise click.exceptions.Exit(2)
+    if faults is not None and not as_json:
+        click.echo(f"{data}: no faults found")
+
+
+def _print_faults(faults: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(faults)} faults", title_justify="left")
+    for column in ("file", "where", "what"):
+        table.add_column(column, overflow="fold")
+    for fault in faults:
+        table.add_row(fault.file, fault.where, fault.what)
+    Console().print(table)

@@ -1,0 +1,73 @@
+"""``detloom doctor``: what a bug report should hold."""
+
+import importlib.metadata
+import platform
+import sys
+
+import click
+
+from detloom.cli.options import echo_json, json_option
+from detloom.workshop import workshop
+
+__all__ = ["command"]
+
+DISTRIBUTIONS = (
+    "detloom",
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "accelerate",
+    "numpy",
+    "pluggy",
+    "pydantic",
+    "pycocotools",
+    "safetensors",
+    "click",
+    "rich",
+)
+
+
+@click.command(name="doctor")
+@json_option
+def command(*, as_json: bool) -> None:
+    """Import every component, list versions, plugins and devices; exit with 2 when something is broken."""
+    import torch
+
+    shop = workshop()
+    shop.load_bundled()
+    shop.load_third_parties()
+    plugins = shop.plugins()
+    facts = {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "versions": {name: importlib.metadata.version(name) for name in DISTRIBUTIONS},
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "components": sum(row.kind != "recipe" for row in shop.rows()),
+        "plugins": [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "module": plugin.module,
+                "disabled": plugin.is_disabled,
+                "fault": plugin.fault,
+            }
+            for plugin in plugins
+        ],
+    }
+    faults = [plugin.fault for plugin in plugins if plugin.fault]
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo(f"Python {facts['python']} on {facts['platform']}")
+        for name, version in facts["versions"].items():  # type: ignore[attr-defined] # the dict above is of mixed values
+            click.echo(f"  {name:16} {version}")
+        click.echo(f"  {facts['cpu']}, {facts['threads']} threads, GPUs: {', '.join(facts['gpus']) or 'none'}")  # type: ignore[arg-type] # as above
+        click.echo(f"{facts['components']} components imported")
+        for plugin in plugins:
+            state = plugin.fault or ("switched off" if plugin.is_disabled else "fine")
+            click.echo(f"plugin '{plugin.name}' ({plugin.distribution}): {state}")
+    if faults:
+        raise click.exceptions.Exit(2)

@@ -1,0 +1,73 @@
+"""``detloom info``: a component, its settings and its source."""
+
+import inspect
+from typing import Any, get_type_hints
+
+import click
+
+from detloom.catalogue import RECIPE
+from detloom.cli.list import KINDS
+from detloom.cli.options import echo_json, json_option
+from detloom.kinds import Kind
+from detloom.workshop import workshop
+
+__all__ = ["command"]
+
+
+@click.command(name="info")
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
+@click.argument("name")
+@json_option
+def command(kind: str, name: str, *, as_json: bool) -> None:
+    """Describe the component NAME of a KIND: its settings, defaults and source."""
+    shop = workshop()
+    row = next((row for row in shop.rows() if (row.kind, row.name) == (kind, name)), None)
+    summary, reference = (row.summary, row.reference) if row else ("", "")
+    if kind == RECIPE:
+        from detloom.recipe import load_recipe
+
+        recipe = load_recipe(name, shop=shop)
+        if as_json:
+            echo_json({"kind": kind, "name": name, "summary": summary, "reference": reference, "recipe": recipe.tables})
+            return
+        click.echo(f"{kind} {name}: {summary}\nsource: {reference}\n\n{recipe.to_toml()}")
+        return
+    cls = shop.component(Kind(kind), name)
+    settings = _settings(cls)
+    text = inspect.cleandoc(cls.__doc__ or "")
+    provider = shop.provider(Kind(kind), name)
+    if as_json:
+        echo_json(
+            {
+                "kind": kind,
+                "name": name,
+                "summary": summary,
+                "reference": reference,
+                "plugin": provider,
+                "class": f"{cls.__module__}.{cls.__qualname__}",
+                "description": text,
+                "settings": settings,
+            }
+        )
+        return
+    click.secho(f"{kind} {name}", bold=True, nl=False)
+    click.echo(f"  {cls.__module__}.{cls.__qualname__}, {provider}")
+    click.echo(f"source: {reference}\n\n{text}\n")
+    click.secho("settings" if settings else "no settings", bold=True)
+    for setting in settings:
+        default = "required" if setting["required"] else f"= {setting['default']!r}"
+        click.echo(f"  {setting['name']}: {setting['type']}  {default}")
+
+
+def _settings(cls: type[Any]) -> list[dict[str, Any]]:
+    hints = get_type_hints(cls.__init__)
+    return [
+        {
+            "name": name,
+            "type": inspect.formatannotation(hints.get(name, Any)),
+            "required": parameter.default is parameter.empty,
+            "default": None if parameter.default is parameter.empty else parameter.default,
+        }
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]

@@ -1,0 +1,49 @@
+"""``detloom list``: what there is, read from catalogues alone."""
+
+from dataclasses import asdict
+
+import click
+
+from detloom.catalogue import RECIPE
+from detloom.cli.options import echo_json, json_option
+from detloom.kinds import Kind
+from detloom.workshop import workshop
+
+__all__ = ["command"]
+
+KINDS = (*(str(kind) for kind in Kind), RECIPE)
+KEYS = ("kind", "name", "summary", "reference", "plugin")
+
+
+@click.command(name="list")
+@click.argument("kind", required=False, type=click.Choice(KINDS), metavar="[KIND]")
+@json_option
+def command(kind: str | None, *, as_json: bool) -> None:
+    """List components and recipes, of one KIND or of all.
+
+    KIND is one of backbone, neck, head, assigner, criterion, reparam, ema, dataset, evaluator,
+    observer, recipe.
+    """
+    shop = workshop()
+    rows = [row for row in shop.rows() if kind in (None, row.kind)]
+    if as_json:
+        echo_json([{key: asdict(row)[key] for key in KEYS} for row in rows])
+        return
+    width = max((len(row.name) for row in rows), default=0)
+    for each in KINDS:
+        of_kind = [row for row in rows if row.kind == each]
+        if of_kind:
+            click.secho(each, bold=True)
+        for row in of_kind:
+            source = "" if row.plugin == "detloom" else f"  (from {row.plugin})"
+            click.echo(f"  {row.name:{width}}  {row.summary}{source}")
+    for plugin in shop.plugins():
+        if plugin.fault:
+            click.echo(plugin.fault, err=True)
+        elif plugin.is_disabled:
+            click.echo(f"plugin '{plugin.name}' ({plugin.distribution}) is switched off", err=True)
+        elif not plugin.rows:
+            click.echo(
+                f"plugin '{plugin.name}' ({plugin.distribution}) ships no catalogue; see `detloom doctor`",
+                err=True,
+            )

@@ -1,0 +1,55 @@
+"""Options and output that several verbs share."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from detloom.catalogue import RECIPE
+
+__all__ = ["RecipeName", "echo_json", "json_option", "set_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class RecipeName(click.ParamType[str]):
+    """A bundled recipe, or a path; completes both."""
+
+    name = "recipe"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        """Return the bundled recipes that begin as typed, and let the shell offer files."""
+        from detloom.workshop import workshop
+
+        names = [name for name in workshop().names(RECIPE) if name.startswith(incomplete)]
+        return [*(CompletionItem(name) for name in names), CompletionItem(incomplete, type="file")]
+
+
+def set_option(command: Command) -> Command:
+    """Add ``--set key=value``, repeatable; the function is given ``overrides``, a dict."""
+
+    def parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG001 - click's signature
+        from detloom.recipe import parse_override
+
+        return dict(parse_override(value) for value in values)
+
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=parse,
+        help="Set a value of the recipe, as in assigner.use=atss; may be repeated.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json``; the function is given ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
+
+
+def echo_json(data: object) -> None:
+    """Print JSON."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,0 +1,40 @@
+"""``detloom show``: a resolved recipe, and which file set each value."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+from detloom.recipe import Recipe, load_recipe
+
+__all__ = ["command"]
+
+
+@click.command(name="show")
+@click.argument("recipe", type=RecipeName())
+@click.option("--origin", is_flag=True, help="Say which file set each value.")
+@set_option
+@json_option
+def command(recipe: str, overrides: dict[str, Any], *, origin: bool, as_json: bool) -> None:
+    """Show RECIPE (a bundled name or a path) with everything that it extends."""
+    resolved = load_recipe(recipe, overrides)
+    if as_json:
+        echo_json({"name": resolved.name, "recipe": resolved.tables, "origins": resolved.origins})
+    elif origin:
+        rows = list(_values(resolved, resolved.tables, ()))
+        width = max(len(key) for key, _, _ in rows)
+        for key, value, source in rows:
+            click.echo(f"{key:{width}} = {value!r}  ", nl=False)
+            click.secho(f"# {source}", dim=True)
+    else:
+        click.echo(resolved.to_toml(), nl=False)
+
+
+def _values(recipe: Recipe, table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+    for key, value in table.items():
+        dotted = ".".join((*path, key))
+        if isinstance(value, Mapping) and value:
+            yield from _values(recipe, value, (*path, key))
+        else:
+            yield dotted, value, recipe.origins[dotted]

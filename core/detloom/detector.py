@@ -1,0 +1,127 @@
+"""A detector: backbone, neck, head, and what trains them.
+
+Shape letters: see ``structures``.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
+from detloom.structures import Detections, FeatureSpec, HeadMaps, Predictions, Role, Targets
+
+if TYPE_CHECKING:
+    from detloom.recipe import Recipe
+
+__all__ = ["Detector"]
+
+
+class Detector(nn.Module):
+    """Backbone, neck and head, with an assigner and a criterion to train them.
+
+    Args:
+        backbone: Pictures to levels.
+        neck: Levels to levels, or nothing.
+        head: Levels to predictions.
+        assigner: Which prior learns which target.
+        criterion: What the matches cost.
+        names: Class names by index.
+        recipe: What the detector was assembled from.
+        passes: Reparam passes that make the deployed form, in order.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: Neck | None,
+        head: Head,
+        assigner: Assigner,
+        criterion: Criterion,
+        *,
+        names: Sequence[str],
+        recipe: "Recipe | None" = None,
+        passes: Sequence[ReparamPass] = (),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.assigner = assigner
+        self.criterion = criterion
+        self.names = tuple(names)
+        self.recipe = recipe
+        self.passes = tuple(passes)
+        self.auxiliary_weight = 0.25 if recipe is None else recipe.train.auxiliary_weight
+
+    @property
+    def level_specs(self) -> tuple[FeatureSpec, ...]:
+        """Return what the head is given."""
+        return self.backbone.out_specs if self.neck is None else self.neck.out_specs
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Return the strides of the lead levels."""
+        return tuple(spec.stride for spec in self.level_specs if spec.role is Role.LEAD)
+
+    @property
+    def max_stride(self) -> int:
+        """Return the number that height and width of the input must be multiples of."""
+        return max(spec.stride for spec in (*self.backbone.out_specs, *self.level_specs))
+
+    def forward(self, images_BCHW: Tensor, targets: Targets | None = None) -> HeadMaps | dict[str, Tensor]:
+        """Return the raw maps, or the named losses when targets are given.
+
+        Args:
+            images_BCHW: RGB in [0, 1].
+            targets: The objects of the batch.
+        """
+        levels = self.backbone(images_BCHW)
+        if self.neck is not None:
+            levels = self.neck(levels)
+        maps: HeadMaps = self.head(levels)
+        return maps if targets is None else self._losses(maps, targets)
+
+    def predictions(self, images_BCHW: Tensor) -> Predictions:
+        """Return the decoded lead predictions of RGB pictures in [0, 1]."""
+        maps = self(images_BCHW)
+        return self.head.decode(maps.lead)
+
+    def fuse(self) -> "Detector":
+        """Return the deployed form: a copy in eval mode with the recipe's reparam passes applied."""
+        from detloom.reparam import fold
+
+        return fold(self, self.passes)
+
+    def predict(self, sources: Any, **settings: Any) -> list[Detections]:
+        """Return what is found in pictures; see ``engine.predict.predict`` for sources and settings."""
+        from detloom.engine.predict import predict
+
+        return predict(self, sources, **settings)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Detector":
+        # The recipe is shared: it does not change, and study copies would carry it many times.
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.__dict__ = {
+            key: value if key == "recipe" else copy.deepcopy(value, memo) for key, value in self.__dict__.items()
+        }
+        return twin
+
+    def _losses(self, maps: HeadMaps, targets: Targets) -> dict[str, Tensor]:
+        # Decoding and the losses need float32: half-precision pixels are too coarse for overlaps.
+        with torch.autocast(targets.boxes_T4.device.type, enabled=False):
+            lead = self.head.decode(maps.lead)
+            with torch.no_grad():
+                fixed_lead = lead.detach()
+                assignment = self.assigner.assign(fixed_lead, targets)
+            losses = dict(self.criterion.losses(lead, assignment, targets))
+            if maps.auxiliary:
+                auxiliary = self.head.decode(maps.auxiliary)
+                with torch.no_grad():
+                    coarse = self.assigner.assign_auxiliary(fixed_lead, auxiliary.detach(), targets)
+                for name, loss in self.criterion.losses(auxiliary, coarse, targets).items():
+                    losses[f"auxiliary_{name}"] = self.auxiliary_weight * loss
+        return losses

@@ -1,0 +1,331 @@
+"""Recipes: one TOML file that names a component for each slot and gives its settings.
+
+A recipe may extend another (``extends = "yolov7-tiny"``, or a path relative to the file). Tables
+merge key by key; a table whose ``use`` changes is replaced whole, so that no setting of the old
+component is left; arrays are replaced whole. Overrides (``--set assigner.use=atss``) are one more
+layer of the same kind. Names and structure are checked here, without importing any component;
+the settings of components are checked when they are built.
+"""
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from detloom.data.settings import AugmentSettings, DataSettings
+from detloom.engine.settings import PredictSettings, TrainSettings
+from detloom.errors import RecipeError, suggest
+from detloom.kinds import Kind
+from detloom.settings import validated
+from detloom.workshop import Workshop, workshop
+
+__all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override"]
+
+OVERRIDE = "--set"
+"""The origin of a value that an override set."""
+
+PLAIN_SECTIONS: dict[str, type[BaseModel]] = {
+    "augment": AugmentSettings,
+    "data": DataSettings,
+    "predict": PredictSettings,
+    "train": TrainSettings,
+}
+"""Sections that fill no slot, and what each must fit."""
+
+USE = "use"
+PASSES = "passes"
+OBSERVERS = "observers"
+SUMMARY = "summary"
+SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER))
+SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
+# Read by the assembler, not by the head, which is given the count.
+ASSEMBLER_SETTINGS = {Kind.HEAD: {"num_classes": int}}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """A resolved recipe.
+
+    Attributes:
+        name: The bundled name, or the file's stem.
+        tables: All sections, merged.
+        origins: The file that set each value, by dotted key.
+        summary: What the recipe is for, in its own words.
+    """
+
+    name: str
+    tables: Mapping[str, Any]
+    origins: Mapping[str, str]
+    summary: str = ""
+
+    @classmethod
+    def from_toml(cls, text: str, where: str, *, name: str = "recipe") -> Self:
+        """Return a recipe from text that extends nothing, as an artifact carries it."""
+        tables = _parsed(text, where)
+        summary = str(tables.pop(SUMMARY, ""))
+        return cls(name, tables, dict.fromkeys(_leaves(tables), where), summary)
+
+    def to_toml(self) -> str:
+        """Return the resolved recipe as TOML."""
+        import tomlkit
+
+        head = {SUMMARY: self.summary} if self.summary else {}
+        return tomlkit.dumps({**head, **self.tables})
+
+    def section(self, name: str) -> BaseModel:
+        """Return a plain section, validated; defaults stand for what the recipe leaves out."""
+        settings, complaints = validated(PLAIN_SECTIONS[name], self.tables.get(name, {}), self.where(name))
+        if settings is None:
+            raise RecipeError("\n".join(complaints))
+        return settings
+
+    @property
+    def data(self) -> DataSettings:
+        """Return the settings of data."""
+        settings = self.section("data")
+        assert isinstance(settings, DataSettings)  # noqa: S101 - narrows the type
+        return settings
+
+    @property
+    def augment(self) -> AugmentSettings:
+        """Return the settings of augmentation."""
+        settings = self.section("augment")
+        assert isinstance(settings, AugmentSettings)  # noqa: S101 - narrows the type
+        return settings
+
+    @property
+    def train(self) -> TrainSettings:
+        """Return the settings of training."""
+        settings = self.section("train")
+        assert isinstance(settings, TrainSettings)  # noqa: S101 - narrows the type
+        return settings
+
+    @property
+    def predict(self) -> PredictSettings:
+        """Return the settings of prediction."""
+        settings = self.section("predict")
+        assert isinstance(settings, PredictSettings)  # noqa: S101 - narrows the type
+        return settings
+
+    def where(self, section: str) -> str:
+        """Return the file and table to name in a complaint about a section."""
+        files = {origin for key, origin in self.origins.items() if key == section or key.startswith(f"{section}.")}
+        return f"{' + '.join(sorted(files)) or self.name} [{section}]"
+
+    def with_overrides(self, overrides: Mapping[str, Any], origin: str = OVERRIDE) -> "Recipe":
+        """Return the recipe with dotted keys set, as one more layer."""
+        tables, origins = copy.deepcopy(dict(self.tables)), dict(self.origins)
+        _merge(tables, origins, _nested(overrides), origin, ())
+        return Recipe(self.name, tables, origins, self.summary)
+
+
+def load_recipe(
+    source: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    shop: Workshop | None = None,
+) -> Recipe:
+    """Return a resolved recipe, its names and structure checked.
+
+    Args:
+        source: A bundled name, a path, or a recipe.
+        overrides: Values by dotted key, as ``{"assigner.use": "atss"}``.
+        shop: Where names are looked up; the environment's workshop when not given.
+
+    Raises:
+        RecipeError: All mistakes together, each with its file and table.
+    """
+    shop = shop or workshop()
+    recipe = source if isinstance(source, Recipe) else _read(source, shop)
+    if overrides:
+        recipe = recipe.with_overrides(overrides)
+    complaints = _complaints(recipe, shop)
+    if complaints:
+        raise RecipeError("\n".join(complaints))
+    return recipe
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``; the value is TOML, or else plain text.
+
+    Raises:
+        RecipeError: There is no ``=``, or no key.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RecipeError(f"{OVERRIDE} {text}: write key=value, as in {OVERRIDE} assigner.use=atss")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()
+
+
+def _read(source: str | Path, shop: Workshop) -> Recipe:
+    path = _path_of(source, shop, None)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    seen: list[Path] = []
+    at: Path | None = path
+    while at is not None:
+        if at.resolve() in seen:
+            chain = " -> ".join(str(each) for each in (*seen, at.resolve()))
+            raise RecipeError(f"{path}: `extends` goes round in a circle: {chain}; remove one of them")
+        seen.append(at.resolve())
+        tables = _parsed(_text(at), str(at))
+        parent = tables.pop("extends", None)
+        if parent is not None and not isinstance(parent, str):
+            raise RecipeError(f"{at}: `extends` must be one name or path, got {parent!r}")
+        layers.append((_label(at, shop), tables))
+        at = None if parent is None else _path_of(parent, shop, at)
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    summary = str(layers[0][1].get(SUMMARY, ""))
+    for label, tables in reversed(layers):
+        tables.pop(SUMMARY, None)
+        _merge(merged, origins, tables, label, ())
+    return Recipe(path.stem, merged, origins, summary)
+
+
+def _path_of(source: str | Path, shop: Workshop, extended_by: Path | None) -> Path:
+    path = Path(source)
+    looks_like_a_path = isinstance(source, Path) or path.suffix == ".toml" or len(path.parts) > 1
+    if extended_by is not None and not path.is_absolute():
+        path = extended_by.parent / path
+    if looks_like_a_path:
+        return path
+    try:
+        return shop.recipe_file(str(source))
+    except RecipeError as error:
+        where = f"{extended_by} extends: " if extended_by else ""
+        raise RecipeError(f"{where}{error}\n  A recipe of your own is named by its path, ending in .toml.") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the recipe cannot be read: {error}") from error
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: this is not valid TOML: {error}") from error
+
+
+def _label(path: Path, shop: Workshop) -> str:
+    try:
+        bundled = shop.recipe_file(path.stem)
+    except RecipeError:
+        return str(path)
+    return path.stem if bundled.resolve() == path.resolve() else str(path)
+
+
+def _merge(
+    into: dict[str, Any], origins: dict[str, str], layer: Mapping[str, Any], origin: str, path: tuple[str, ...]
+) -> None:
+    for key, value in layer.items():
+        here = (*path, key)
+        dotted = ".".join(here)
+        old = into.get(key)
+        if isinstance(value, Mapping):
+            keeps = isinstance(old, dict) and (USE not in value or value[USE] == old.get(USE))
+            if not keeps:
+                _forget(origins, dotted)
+                into[key] = {}
+                origins[dotted] = origin
+            _merge(into[key], origins, value, origin, here)
+        else:
+            _forget(origins, dotted)
+            into[key] = value
+            origins[dotted] = origin
+
+
+def _forget(origins: dict[str, str], dotted: str) -> None:
+    for key in [key for key in origins if key == dotted or key.startswith(f"{dotted}.")]:
+        del origins[key]
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *tables, last = dotted.split(".")
+        at = nested
+        for name in tables:
+            at = at.setdefault(name, {})
+            if not isinstance(at, dict):
+                raise RecipeError(f"{OVERRIDE} {dotted}: '{name}' is given both a value and settings; keep one")
+        at[last] = value
+    return nested
+
+
+def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
+    found: list[str] = []
+    for key, value in tables.items():
+        found.append(".".join((*path, key)))
+        if isinstance(value, Mapping):
+            found += _leaves(value, (*path, key))
+    return found
+
+
+def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
+    found: list[str] = []
+    for section, table in recipe.tables.items():
+        where = recipe.where(section)
+        if section not in SECTIONS:
+            found.append(
+                f"{where}: no section is called '{section}'.{suggest(section, SECTIONS)}\n"
+                f"  sections: {', '.join(SECTIONS)}"
+            )
+        elif not isinstance(table, Mapping):
+            found.append(f"{where}: '{section}' must be a table, got {table!r}")
+        elif section in PLAIN_SECTIONS:
+            found += validated(PLAIN_SECTIONS[section], table, where)[1]
+        elif section == Kind.REPARAM:
+            found += _pass_complaints(table, shop, where)
+        elif section == OBSERVERS:
+            wrong = [shop.complaint(Kind.OBSERVER, name) for name in table]
+            found += [f"{where}: {complaint}" for complaint in wrong if complaint]
+        else:
+            found += _slot_complaints(section, table, shop, where)
+    return found
+
+
+def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+    name = table.get(USE)
+    if isinstance(name, str):
+        wrong = shop.complaint(kind, name)
+        found = [f"{where}: {wrong}"] if wrong else []
+    else:
+        found = [f"{where}: `use` must name a {kind}; known {kind}s: {', '.join(shop.names(kind))}"]
+    for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
+        value = table.get(key)
+        if value is not None and (type(value) is not accepted or value < 1):
+            found.append(f"{where}: '{key}' is {value!r}: it must be a whole number of at least 1")
+    return found
+
+
+def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+    unknown = [key for key in table if key != PASSES]
+    found = [f"{where}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    passes = table.get(PASSES, [])
+    if not isinstance(passes, list):
+        return [*found, f"{where}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
+    for each in passes:
+        name = each.get(USE) if isinstance(each, Mapping) else each
+        if not isinstance(name, str):
+            found.append(f"{where}: {each!r} names no pass; write a name, or a table with `use` and settings")
+            continue
+        wrong = shop.complaint(Kind.REPARAM, name)
+        if wrong:
+            found.append(f"{where}: {wrong}")
+    return found

@@ -1,0 +1,336 @@
+"""From a kind and a name to a class: the catalogue first, third parties when a name is not in it.
+
+Bundled modules are imported when one of their names is first needed. Third parties are found by
+entry points of the group ``detloom.plugins``; their catalogues are read without importing them.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from detloom.catalogue import RECIPE, Row, bundled_rows, read_catalogue
+from detloom.errors import DetloomError, PluginError, RecipeError, suggest
+from detloom.hookspecs import PROJECT, PluginHooks
+from detloom.kinds import Kind
+
+__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Plugin", "Workshop", "workshop"]
+
+ENTRY_POINT_GROUP = "detloom.plugins"
+DISABLE_VARIABLE = "DETLOOM_DISABLE_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A third-party plugin that is installed.
+
+    Attributes:
+        name: The entry point's name, by which it can be disabled.
+        module: What the entry point names.
+        distribution: Name and version of the distribution it came with.
+        is_disabled: Whether the environment switches it off.
+        fault: Why it cannot be used, or nothing.
+        rows: What its catalogue lists; empty when it ships none.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    is_disabled: bool
+    fault: str | None
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    cls: type[Any]
+    plugin: str
+
+
+class Workshop:
+    """Finds components and recipes by name.
+
+    Args:
+        rows: The bundled catalogue; read from the package when not given.
+        installed: Entry points of third parties; those of the environment when not given.
+        disabled: Names of entry points to leave out; ``DETLOOM_DISABLE_PLUGINS`` when not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[Row] | None = None,
+        installed: Iterable[EntryPoint] | None = None,
+        disabled: Iterable[str] | None = None,
+    ) -> None:
+        self._bundled = tuple(bundled_rows() if rows is None else rows)
+        found = entry_points(group=ENTRY_POINT_GROUP) if installed is None else installed
+        self._entry_points = tuple(sorted(found, key=lambda point: point.name))
+        if disabled is None:
+            disabled = os.environ.get(DISABLE_VARIABLE, "").split(",")
+        self._disabled = frozenset(name.strip() for name in disabled) - {""}
+        self._offers: dict[tuple[str, str], list[_Offer]] = {}
+        self._registering = ""
+        self._faults: dict[str, str] = {}
+        self._catalogues: dict[str, tuple[Row, ...]] | None = None
+        self._loaded: set[str] = set()
+        self._pluggy = pluggy.PluginManager(PROJECT)
+        self._pluggy.add_hookspecs(PluginHooks)
+        self._pluggy.hook.register_components.call_historic(kwargs={"register": self._register})
+
+    def rows(self) -> tuple[Row, ...]:
+        """Return what all catalogues list, third parties' too, without importing any of it."""
+        third = (row for rows in self._read_catalogues().values() for row in rows)
+        return tuple(sorted((*self._bundled, *third), key=lambda row: (row.kind, row.name, row.plugin)))
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """Return the names known for a kind: from catalogues, and from plugins loaded so far."""
+        listed = {row.name for row in self.rows() if row.kind == kind}
+        return tuple(sorted(listed | {name for of, name in self._offers if of == kind}))
+
+    def component(self, kind: Kind, name: str, *, where: str = "") -> type[Any]:
+        """Return the class that fills a slot.
+
+        Args:
+            kind: The slot.
+            name: What recipes call the component.
+            where: File and table that ask, put before a complaint.
+
+        Raises:
+            RecipeError: Nothing has that name; says what is near, what is known, and which plugins failed.
+            PluginError: Two plugins offer the name, or a bundled module breaks the contract.
+        """
+        for row in self._bundled:
+            if row.kind == kind and row.name == name:
+                self._load_bundled(row.module)
+                break
+        else:
+            self.load_third_parties()
+        offers = self._offers.get((kind, name), [])
+        if len(offers) > 1:
+            both = " and ".join(f"'{offer.plugin}' ({offer.cls.__module__})" for offer in offers)
+            raise PluginError(
+                f"{_prefix(where)}the {kind} '{name}' is offered twice, by {both}.\n"
+                f"  Uninstall one, or switch one off: {DISABLE_VARIABLE}=NAME, with a name that `detloom doctor` lists."
+            )
+        if not offers:
+            raise RecipeError(_prefix(where) + self._unknown(kind, name))
+        return offers[0].cls
+
+    def complaint(self, kind: str, name: str) -> str | None:
+        """Return what is wrong with a name, or nothing; imports a plugin only if no catalogue lists the name."""
+        if name in self.names(kind):
+            return None
+        if kind in tuple(Kind) and self._entry_points:
+            self.load_third_parties()
+            if name in self.names(kind):
+                return None
+        return self._unknown(kind, name)
+
+    def recipe_file(self, name: str) -> Path:
+        """Return the file of a recipe that a plugin ships.
+
+        Raises:
+            RecipeError: No recipe has that name.
+        """
+        offers = [row for row in self.rows() if row.kind == RECIPE and row.name == name]
+        if not offers:
+            raise RecipeError(self._unknown(RECIPE, name))
+        if len(offers) > 1:
+            both = " and ".join(f"'{row.plugin}'" for row in offers)
+            raise PluginError(f"the recipe '{name}' is offered twice, by {both}; uninstall or disable one of them")
+        spec = importlib.util.find_spec(offers[0].module)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        if not folders:
+            raise PluginError(f"the recipe '{name}' should lie in the package '{offers[0].module}', which is not there")
+        return Path(folders[0]) / f"{name}.toml"
+
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Return the third parties that are installed, as far as they are known without importing them."""
+        catalogues = self._read_catalogues()
+        return tuple(
+            Plugin(
+                point.name,
+                point.value,
+                _distribution(point),
+                point.name in self._disabled,
+                self._faults.get(point.name),
+                catalogues.get(point.name, ()),
+            )
+            for point in self._entry_points
+        )
+
+    def load_third_parties(self) -> None:
+        """Import every third party that is not disabled; one that fails is left out and remembered."""
+        for point in self._entry_points:
+            if point.name not in self._disabled and point.name not in self._loaded:
+                self._load_third_party(point)
+
+    def load_bundled(self) -> None:
+        """Import every bundled component.
+
+        Raises:
+            PluginError: A module registers other names than its rows say.
+        """
+        for row in self._bundled:
+            if row.kind != RECIPE:
+                self._load_bundled(row.module)
+
+    def provider(self, kind: Kind, name: str) -> str:
+        """Return name and version of the distribution that offers a component."""
+        third = {point.name: point for point in self._entry_points}
+        for offer in self._offers.get((kind, name), []):
+            if offer.plugin in third:
+                return _distribution(third[offer.plugin])
+        return f"detloom {importlib.metadata.version('detloom')}"
+
+    def _load_bundled(self, module: str) -> None:
+        if module in self._loaded:
+            return
+        self._enter(module, importlib.import_module(module))
+        self._loaded.add(module)
+        offered = {key for key, offers in self._offers.items() for offer in offers if offer.plugin == module}
+        listed = {(row.kind, row.name) for row in self._bundled if row.module == module}
+        if offered != listed:
+            raise PluginError(
+                f"{module} registers {_pairs(offered) or 'nothing'}, but the catalogue lists {_pairs(listed)} for it; "
+                "make registry.toml and the module agree"
+            )
+
+    def _load_third_party(self, point: EntryPoint) -> None:
+        self._loaded.add(point.name)
+        try:
+            module = point.load()
+            self._enter(point.name, module)
+        except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything, and must not take others down
+            self._leave(point.name)
+            reason = str(error) if isinstance(error, DetloomError) else f"{type(error).__name__}: {error}"
+            self._faults[point.name] = (
+                f"plugin '{point.name}' ({_distribution(point)}, {point.value}) was left out: {reason}"
+            )
+
+    def _enter(self, plugin: str, module: ModuleType) -> None:
+        self._registering = plugin
+        self._pluggy.register(module, name=plugin)
+        try:
+            self._pluggy.check_pending()
+        except pluggy.PluginValidationError as error:
+            hooks = sorted(_known_hooks())
+            wrong = ", ".join(sorted(_hook_names(module) - set(hooks)))
+            raise PluginError(
+                f"'{wrong}' is no hook of detloom.{suggest(wrong, hooks)} Hooks: {', '.join(hooks)}"
+            ) from error
+        if not self._pluggy.get_hookcallers(module):
+            raise PluginError(
+                "it implements no hook; a plugin module has a function `register_components(register)` "
+                "marked with `@detloom.hookimpl`"
+            )
+
+    def _leave(self, plugin: str) -> None:
+        if self._pluggy.has_plugin(plugin):
+            self._pluggy.unregister(name=plugin)
+        for key in list(self._offers):
+            self._offers[key] = [offer for offer in self._offers[key] if offer.plugin != plugin]
+            if not self._offers[key]:
+                del self._offers[key]
+
+    def _register(self, name: str, cls: type[Any]) -> None:
+        kind = _kind_of(cls)
+        offers = self._offers.setdefault((kind, name), [])
+        bundled = any(row.kind == kind and row.name == name and row.module != cls.__module__ for row in self._bundled)
+        if bundled and self._registering not in {row.module for row in self._bundled}:
+            raise PluginError(
+                f"it offers the {kind} '{name}', a name that detloom itself has; the plugin must choose another"
+            )
+        offers.append(_Offer(cls, self._registering))
+
+    def _read_catalogues(self) -> dict[str, tuple[Row, ...]]:
+        if self._catalogues is None:
+            self._catalogues = {}
+            for point in self._entry_points:
+                if point.name in self._disabled:
+                    continue
+                try:
+                    self._catalogues[point.name] = _third_party_rows(point)
+                except PluginError as error:
+                    self._faults[point.name] = str(error)
+        return self._catalogues
+
+    def _unknown(self, kind: str, name: str) -> str:
+        known = self.names(kind)
+        lines = [
+            f"no {kind} is called '{name}'.{suggest(name, known)}",
+            f"  known {kind}s: {', '.join(known)}     `detloom list {kind}` describes them.",
+        ]
+        lines += [f"  {fault}" for fault in self._faults.values()]
+        off = [point.name for point in self._entry_points if point.name in self._disabled]
+        if off:
+            lines.append(f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}")
+        return "\n".join(lines)
+
+
+@cache
+def workshop() -> Workshop:
+    """Return the workshop of this environment."""
+    return Workshop()
+
+
+def _kind_of(cls: type[Any]) -> Kind:
+    from detloom import interfaces
+
+    bases: dict[Kind, type[Any]] = {
+        Kind.BACKBONE: interfaces.Backbone,
+        Kind.NECK: interfaces.Neck,
+        Kind.HEAD: interfaces.Head,
+        Kind.ASSIGNER: interfaces.Assigner,
+        Kind.CRITERION: interfaces.Criterion,
+        Kind.REPARAM: interfaces.ReparamPass,
+        Kind.EMA: interfaces.Ema,
+        Kind.DATASET: interfaces.Dataset,
+        Kind.EVALUATOR: interfaces.Evaluator,
+        Kind.OBSERVER: interfaces.Observer,
+    }
+    for kind, base in bases.items():
+        if isinstance(cls, type) and issubclass(cls, base):
+            return kind
+    raise PluginError(
+        f"{cls!r} is no component; it must derive from one of {', '.join(base.__name__ for base in bases.values())}"
+    )
+
+
+def _third_party_rows(point: EntryPoint) -> tuple[Row, ...]:
+    # Only the top-level package is looked up: finding a submodule would import its parent.
+    spec = importlib.util.find_spec(point.value.partition(":")[0].partition(".")[0])
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "registry.toml"
+        if path.exists():
+            return read_catalogue(path, _distribution(point).partition(" ")[0])
+    return ()
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
+
+
+def _known_hooks() -> set[str]:
+    return {name for name in vars(PluginHooks) if not name.startswith("_")}
+
+
+def _hook_names(module: ModuleType) -> set[str]:
+    return {name for name, value in vars(module).items() if hasattr(value, f"{PROJECT}_impl")}
+
+
+def _pairs(pairs: set[tuple[str, str]]) -> str:
+    return ", ".join(f"{kind} '{name}'" for kind, name in sorted(pairs))
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -1,0 +1,151 @@
+"""Recipes: layers, origins and mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detloom.errors import RecipeError
+from detloom.recipe import load_recipe, parse_override
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_changed_use_leaves_no_setting_of_the_old_component(tmp_path: Path) -> None:
+    write(tmp_path, "base", '[assigner]\nuse = "yolov7"\ncandidates = 10\n')
+    child = write(tmp_path, "child", 'extends = "base.toml"\n[assigner]\nuse = "atss"\n')
+
+    recipe = load_recipe(child)
+
+    assert recipe.tables["assigner"] == {"use": "atss"}
+
+
+def test_same_use_merges_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "base", '[assigner]\nuse = "yolov7"\ncandidates = 10\nreach = 0.5\n')
+    child = write(tmp_path, "child", 'extends = "base.toml"\n[assigner]\ncandidates = 20\n')
+
+    recipe = load_recipe(child)
+
+    assert recipe.tables["assigner"] == {"use": "yolov7", "candidates": 20, "reach": 0.5}
+    assert recipe.origins["assigner.candidates"] == str(child)
+    assert recipe.origins["assigner.reach"] == str(tmp_path / "base.toml")
+
+
+def test_arrays_are_replaced_whole(tmp_path: Path) -> None:
+    write(tmp_path, "base", '[reparam]\npasses = ["fold-implicit", "fuse-bn"]\n')
+    child = write(tmp_path, "child", 'extends = "base.toml"\n[reparam]\npasses = ["fuse-bn"]\n')
+
+    assert load_recipe(child).tables["reparam"]["passes"] == ["fuse-bn"]
+
+
+def test_overrides_are_one_more_layer(tmp_path: Path) -> None:
+    path = write(tmp_path, "base", '[assigner]\nuse = "yolov7"\ncandidates = 10\n')
+
+    recipe = load_recipe(path, {"assigner.use": "atss", "assigner.candidates": 9})
+
+    assert recipe.tables["assigner"] == {"use": "atss", "candidates": 9}
+    assert recipe.origins["assigner.candidates"] == "--set"
+
+
+def test_loading_leaves_the_recipe_that_was_overridden_unchanged(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "base", '[assigner]\nuse = "yolov7"\n'))
+
+    load_recipe(recipe, {"assigner.candidates": 3})
+
+    assert recipe.tables["assigner"] == {"use": "yolov7"}
+
+
+def test_extending_in_a_circle_is_an_error_that_shows_the_circle(tmp_path: Path) -> None:
+    first = write(tmp_path, "first", 'extends = "second.toml"\n')
+    write(tmp_path, "second", 'extends = "first.toml"\n')
+
+    with pytest.raises(RecipeError, match=r"goes round in a circle: .*first.toml -> .*second.toml -> .*first.toml"):
+        load_recipe(first)
+
+
+def test_all_mistakes_in_names_and_structure_come_together(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "wrong",
+        '[assigner]\nuse = "atts"\n[asigner]\nx = 1\n[train]\nepoch = 3\nbatch = "four"\n'
+        "[head]\nnum_classes = 0\n[reparam]\npasses = ['fuse-bm']\n[observers.csw]\n",
+    )
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+
+    message = str(caught.value)
+    for expected in (
+        "[assigner]: no assigner is called 'atts'. Did you mean 'atss'?",
+        "[asigner]: no section is called 'asigner'. Did you mean 'assigner'?",
+        "[train]: no setting is called 'epoch'. Did you mean 'epochs'?",
+        "[train]: 'batch' is \"four\": input should be a valid integer",
+        "[head]: `use` must name a head; known heads: ",
+        "[head]: 'num_classes' is 0: it must be a whole number of at least 1",
+        "no reparam is called 'fuse-bm'. Did you mean 'fuse-bn'?",
+        "no observer is called 'csw'. Did you mean 'csv'?",
+    ):
+        assert expected in message
+    assert message.count(str(path)) >= 8
+
+
+def test_unknown_recipe_name_is_suggested() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe is called 'yolov7-tinny'. Did you mean 'yolov7-tiny'\?"):
+        load_recipe("yolov7-tinny")
+
+
+def test_missing_file_and_broken_toml_name_the_file(tmp_path: Path) -> None:
+    broken = write(tmp_path, "broken", "[train\n")
+
+    with pytest.raises(RecipeError, match=r"absent.toml: there is no such recipe file"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(RecipeError, match=r"broken.toml: this is not valid TOML: .*line 1"):
+        load_recipe(broken)
+
+
+def test_resolved_recipe_survives_being_written_and_read(tmp_path: Path) -> None:
+    recipe = load_recipe("yolov7-tiny", {"train.epochs": 3})
+    path = tmp_path / "written.toml"
+
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+
+    assert load_recipe(path).tables == recipe.tables
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.epochs=3", ("train.epochs", 3)),
+        ("assigner.use=atss", ("assigner.use", "atss")),
+        ("head.implicit=false", ("head.implicit", False)),
+        ("reparam.passes=['fuse-bn']", ("reparam.passes", ["fuse-bn"])),
+        ("train.init_from=a=b.safetensors", ("train.init_from", "a=b.safetensors")),
+    ],
+)
+def test_override_is_toml_or_else_text(text: str, expected: tuple[str, object]) -> None:
+    assert parse_override(text) == expected
+
+
+def test_override_without_equals_says_how_to_write_it() -> None:
+    with pytest.raises(RecipeError, match="write key=value"):
+        parse_override("train.epochs")
+
+
+def test_names_and_structure_are_checked_without_torch() -> None:
+    code = (
+        "import sys, detloom\n"
+        "try: detloom.load_recipe('yolov7-tiny', {'assigner.use': 'atts'})\n"
+        "except detloom.DetloomError as error: assert 'atss' in str(error), error\n"
+        "else: raise SystemExit('no error')\n"
+        "heavy = {'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr

@@ -66,14 +66,6 @@ class TrainSettings(BaseModel):
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of the warm-up.")
     warmup_bias_lr: float = Field(0.1, ge=0, description="Learning rate of biases at the start of the warm-up.")
 
-    multi_scale: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description=(
-            "Vary the size of each batch between (1 - x) and (1 + x) times image_size, in steps of the largest stride."
-        ),
-    )
     freeze: tuple[str, ...] = Field(
         (), description="Parts kept as they are, normalisation statistics too: 'backbone', 'neck', or a dotted name."
     )
@@ -92,7 +84,6 @@ class TrainSettings(BaseModel):
         description="Use repeatable, slower kernels on a GPU too; on a CPU runs always repeat bit for bit.",
     )
     seed: int = Field(0, ge=0, description="Of the initial weights, the order of pictures and their augmentation.")
-    workers: int = Field(2, ge=0, description="Processes that read pictures; 0: the training process itself.")
 
     evaluate_every: int = Field(1, ge=0, description="Epochs between evaluations; the last is always; 0: never.")
     fitness: dict[Metric, float] = Field(

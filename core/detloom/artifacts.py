@@ -1,0 +1,212 @@
+"""Artifacts: weights, recipe and class names in one safetensors file.
+
+The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved), ``recipe_name``,
+``names`` (JSON array), ``components`` (JSON: the distribution and version that each came from) and
+``extra`` (JSON object, for the reader's information). Nothing in an artifact is executed.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detloom.assembly import assemble
+from detloom.detector import Detector
+from detloom.durable import read_tensors, write_tensors
+from detloom.errors import ArtifactError, PluginError, RecipeError
+from detloom.kinds import Kind
+from detloom.recipe import Recipe
+from detloom.workshop import Workshop, workshop
+
+__all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artifact", "transfer_"]
+
+FORMAT = "1"
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artifact:
+    """What an artifact holds, before a detector is made of it.
+
+    Attributes:
+        path: Where it was read.
+        tensors: Weights by name.
+        recipe: What they are the weights of.
+        names: Class names by index.
+        components: Name and version of the distribution of each ``kind.name``.
+        extra: What its writer noted: epoch, metrics.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    recipe: Recipe
+    names: tuple[str, ...]
+    components: Mapping[str, str]
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What became of the tensors of an artifact in another model.
+
+    Attributes:
+        taken: Names that were copied.
+        missing: Names of the model that the artifact does not have; they keep their values.
+        reshaped: Names that both have, in different shapes; they keep their values.
+        unused: Names that the model does not have.
+    """
+
+    taken: tuple[str, ...]
+    missing: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in a sentence or two."""
+        said = [f"{len(self.taken)} tensors taken"]
+        for what, names in (("new", self.missing), ("of another shape", self.reshaped), ("not used", self.unused)):
+            if names:
+                said.append(f"{len(names)} {what} ({_some(names)})")
+        return ", ".join(said)
+
+
+def save_artifact(
+    path: Path | str,
+    detector: nn.Module,
+    *,
+    recipe: Recipe,
+    names: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
+    shop: Workshop | None = None,
+) -> None:
+    """Write weights, recipe and names; the file is whole or as it was.
+
+    Args:
+        path: Where to.
+        detector: Whose weights; in its training form, not fused.
+        recipe: What the detector was assembled from.
+        names: Class names by index.
+        extra: More, as JSON data.
+        shop: Where the components came from; the environment's workshop when not given.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "recipe": recipe.to_toml(),
+        "recipe_name": recipe.name,
+        "names": json.dumps(list(names)),
+        "components": json.dumps(_components(recipe, shop or workshop()), sort_keys=True),
+        "extra": json.dumps(dict(extra or {}), sort_keys=True),
+        "versions": json.dumps({"detloom": importlib.metadata.version("detloom"), "torch": str(torch.__version__)}),
+    }
+    write_tensors(Path(path), detector.state_dict(), metadata)
+
+
+def read_artifact(path: Path | str) -> Artifact:
+    """Return what an artifact holds.
+
+    Raises:
+        ArtifactError: There is none, or it is broken, or of another kind.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    if "recipe" not in metadata or "names" not in metadata:
+        raise ArtifactError(
+            f"{path}: this safetensors file carries no recipe, so it is no artifact of detloom; "
+            "`best.safetensors` and `last.safetensors` of a run are"
+        )
+    if metadata.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path}: the artifact has format {metadata.get('format')!r}, this detloom reads {FORMAT!r}; update detloom"
+        )
+    try:
+        names = json.loads(metadata["names"])
+        components = json.loads(metadata.get("components", "{}"))
+        extra = json.loads(metadata.get("extra", "{}"))
+        recipe = Recipe.from_toml(metadata["recipe"], str(path), name=metadata.get("recipe_name", path.stem))
+    except (json.JSONDecodeError, RecipeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: the artifact's metadata cannot be read: {error}") from error
+    if not _is_texts(names) or not names:
+        raise ArtifactError(f"{path}: the artifact's class names must be an array of text, found {str(names)[:60]}")
+    if not isinstance(components, dict) or not isinstance(extra, dict) or not _is_texts(list(components.values())):
+        raise ArtifactError(f"{path}: the artifact's metadata is damaged: components and extra must be tables")
+    return Artifact(path, tensors, recipe, tuple(names), components, extra)
+
+
+def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector:
+    """Return the detector of an artifact, in eval mode, on the CPU.
+
+    Raises:
+        ArtifactError: It cannot be read, its components are not installed, or its weights do not fit them.
+    """
+    artifact = read_artifact(path)
+    try:
+        detector = assemble(artifact.recipe, names=artifact.names, shop=shop)
+    except (RecipeError, PluginError) as error:
+        made_with = "\n".join(f"    {name}: {where}" for name, where in sorted(artifact.components.items()))
+        raise ArtifactError(
+            f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
+            f"  Install what it was made with:\n{made_with}"
+        ) from error
+    fit = _fit(detector.state_dict(), artifact.tensors)
+    if fit.missing or fit.reshaped or fit.unused:
+        raise ArtifactError(
+            f"{artifact.path}: the weights do not fit the recipe they come with: {fit}\n"
+            "  Was it written by another version of a plugin? It was made with: "
+            f"{', '.join(sorted(set(artifact.components.values())))}"
+        )
+    detector.load_state_dict(dict(artifact.tensors))
+    return detector.eval()
+
+
+def transfer_(model: nn.Module, artifact: Artifact) -> Transfer:
+    """Copy every tensor of equal name and shape into a model, as a start for fine-tuning.
+
+    Raises:
+        ArtifactError: No tensor fits.
+    """
+    own = model.state_dict()
+    fit = _fit(own, artifact.tensors)
+    if not fit.taken:
+        raise ArtifactError(
+            f"{artifact.path}: not one tensor fits the model; the artifact holds a '{artifact.recipe.name}', "
+            "which is another architecture"
+        )
+    model.load_state_dict({name: artifact.tensors[name] for name in fit.taken}, strict=False)
+    return fit
+
+
+def _fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Transfer:
+    both = [name for name in own if name in given]
+    return Transfer(
+        taken=tuple(name for name in both if own[name].shape == given[name].shape),
+        missing=tuple(name for name in own if name not in given),
+        reshaped=tuple(name for name in both if own[name].shape != given[name].shape),
+        unused=tuple(name for name in given if name not in own),
+    )
+
+
+def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
+    found = {}
+    for section, table in recipe.tables.items():
+        if section in set(Kind) and isinstance(table, Mapping) and isinstance(table.get("use"), str):
+            found[f"{section}.{table['use']}"] = shop.provider(Kind(section), table["use"])
+    for entry in recipe.tables.get(Kind.REPARAM, {}).get("passes", ()):
+        name = entry if isinstance(entry, str) else entry["use"]
+        found[f"{Kind.REPARAM}.{name}"] = shop.provider(Kind.REPARAM, name)
+    return found
+
+
+def _is_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

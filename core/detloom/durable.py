@@ -1,0 +1,87 @@
+"""Files that are whole or not there: written beside their place, flushed to the disk, renamed."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detloom.errors import ArtifactError
+
+__all__ = ["read_tensors", "remove_leftovers", "write_tensors", "write_text", "write_whole"]
+
+UNFINISHED = ".unfinished"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new file that then takes the place of ``path`` in one move.
+
+    Raises:
+        ArtifactError: The disk is full, or the directory cannot be written; ``path`` is as before.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
+    try:
+        write(beside)
+        _flush(beside)
+        beside.replace(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise ArtifactError(
+            f"{path}: cannot be written: {error}\n"
+            "  What was there before is intact. Free some space, or write somewhere else."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_whole(path, lambda beside: _write_text(beside, text))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    # Each tensor by itself and in rows: the format knows neither shared memory nor other layouts.
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    owners: set[int] = set()
+    for name, tensor in plain.items():
+        memory = tensor.untyped_storage().data_ptr()
+        if memory in owners:
+            plain[name] = tensor.clone()
+        owners.add(memory)
+    write_whole(path, lambda beside: save_file(plain, beside, metadata=dict(metadata)))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file; nothing in it is executed.
+
+    Raises:
+        ArtifactError: There is no such file, or it is none of this format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - no mapping
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: there is no such file") from error
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path}: this is no whole safetensors file: {error}") from error
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a killed process had not finished writing."""
+    for path in directory.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,119 @@
+"""Fitting a picture on a canvas without distorting it, and mapping boxes there and back.
+
+Geometry of YOLOv7's letterbox: one ratio for both sides, the rest of the canvas grey, half of it on
+each side. Boxes are xyxy. Shape letter: N boxes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from detloom.data.reading import Picture
+
+__all__ = ["FILL", "Letterbox"]
+
+FILL = 114
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Where a picture lies on a canvas.
+
+    Attributes:
+        ratio: Canvas pixels per pixel of the picture.
+        padding: Grey columns and rows on each side, x and y; halves where the total is odd.
+        picture_size: Height and width of the picture.
+        canvas_size: Height and width of the canvas.
+    """
+
+    ratio: float
+    padding: tuple[float, float]
+    picture_size: tuple[int, int]
+    canvas_size: tuple[int, int]
+
+    @classmethod
+    def fit(
+        cls,
+        picture_size: tuple[int, int],
+        canvas_size: int | tuple[int, int],
+        *,
+        stride: int | None = None,
+        enlarge: bool = True,
+    ) -> Self:
+        """Fit a picture of a size on a canvas.
+
+        Args:
+            picture_size: Height and width of the picture.
+            canvas_size: Height and width of the canvas, or the side of a square.
+            stride: Cut the canvas to the smallest one that holds the picture and whose padding is less
+                than this; None keeps it whole.
+            enlarge: Whether a small picture is enlarged.
+        """
+        height, width = picture_size
+        canvas_height, canvas_width = (canvas_size, canvas_size) if isinstance(canvas_size, int) else canvas_size
+        ratio = min(canvas_height / height, canvas_width / width)
+        if not enlarge:
+            ratio = min(ratio, 1.0)
+        new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        extra_x, extra_y = canvas_width - new_width, canvas_height - new_height
+        if stride is not None:
+            extra_x, extra_y = extra_x % stride, extra_y % stride
+        return cls(
+            ratio=ratio,
+            padding=(extra_x / 2, extra_y / 2),
+            picture_size=(height, width),
+            canvas_size=(new_height + extra_y, new_width + extra_x),
+        )
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Return height and width of the picture on the canvas."""
+        height, width = self.picture_size
+        return max(round(height * self.ratio), 1), max(round(width * self.ratio), 1)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Return column and row of the picture's first pixel on the canvas."""
+        # An odd row or column of padding goes to the right and the bottom.
+        return math.floor(self.padding[0]), math.floor(self.padding[1])
+
+    def apply(self, picture: Picture, *, antialias: bool = True) -> Picture:
+        """Return the canvas, ``uint8 [H, W, 3]``, with the picture on it.
+
+        Args:
+            picture: Of the size that this was made for, or already resized.
+            antialias: Average over areas where the picture shrinks; else interpolate between pixels.
+        """
+        canvas = np.full((*self.canvas_size, 3), FILL, np.uint8)
+        self.paint_(canvas, picture, antialias=antialias)
+        return canvas
+
+    def paint_(self, canvas: Picture, picture: Picture, *, antialias: bool = True) -> None:
+        """Put the picture on a canvas that is grey already."""
+        height, width = self.resized
+        if picture.shape[:2] != (height, width):
+            shrinks = antialias and self.ratio < 1
+            picture = np.asarray(
+                cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR),
+                np.uint8,
+            )
+        left, top = self.corner
+        canvas[top : top + height, left : left + width] = picture
+
+    def boxes_to_canvas(self, boxes_N4: Tensor) -> Tensor:
+        """Map boxes from the picture to the canvas."""
+        return boxes_N4 * self.ratio + boxes_N4.new_tensor(self.padding * 2)
+
+    def boxes_to_picture(self, boxes_N4: Tensor) -> Tensor:
+        """Map boxes from the canvas to the picture, and clip them to it."""
+        boxes_N4 = (boxes_N4 - boxes_N4.new_tensor(self.padding * 2)) / self.ratio
+        height, width = self.picture_size
+        # A tensor of limits would wait for the device; two clamps do not.
+        x_N2 = boxes_N4[:, 0::2].clamp(0, width)
+        y_N2 = boxes_N4[:, 1::2].clamp(0, height)
+        return torch.stack((x_N2[:, 0], y_N2[:, 0], x_N2[:, 1], y_N2[:, 1]), dim=1)

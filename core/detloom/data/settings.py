@@ -1,0 +1,92 @@
+"""The ``[data]`` and ``[augment]`` sections of a recipe. Light: imports no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["AugmentSettings", "DataSettings", "ExtraTransform"]
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Side = Annotated[int, Field(ge=32, le=8192)]
+
+
+class DataSettings(BaseModel):
+    """What is read, at which size, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: str = Field(default="train", description="Name of the split to learn from.")
+    val: str = Field(default="val", description="Name of the split to measure on.")
+    image_size: Side | tuple[Side, Side] = Field(
+        default=640, description="Side of the square canvas, or its height and width, in pixels."
+    )
+    holdout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Fraction of the train split kept out of training and measured on instead of the val split.",
+    )
+    skip_bad: bool = Field(default=False, description="Go on without the faulty pictures and boxes.")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="Processes that prepare batches; 0 prepares them in the training process."
+    )
+    cache: Literal["auto", "ram", "off"] = Field(
+        default="auto",
+        description="Keep decoded pictures in memory; auto does so where they fit in a quarter of what is free.",
+    )
+    rectangular: bool = Field(
+        default=False, description="Evaluate on the smallest canvas of each batch, pictures sorted by shape."
+    )
+
+
+class ExtraTransform(BaseModel):
+    """A transform of albumentations by name, with its own settings beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str = Field(description="Name of the transform, such as Blur.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments of the transform."""
+        return dict(self.model_extra or {})
+
+
+class AugmentSettings(BaseModel):
+    """How training pictures vary; the meaning of each number is that of YOLOv7's training.
+
+    The defaults are those published for its smallest model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mosaic: Probability = Field(default=1.0, description="Share of samples composed of several pictures.")
+    mosaic_nine: Probability = Field(default=0.2, description="Share of the mosaics that have nine pictures, not four.")
+    mosaic_off_epochs: int = Field(
+        default=0, ge=0, description="Last epochs in which there is neither mosaic nor mixup."
+    )
+    mixup: Probability = Field(default=0.05, description="Share of the mosaics that are blended with another.")
+    mixup_beta: float = Field(default=8.0, gt=0.0, description="Both parameters of the blend's beta distribution.")
+    flip_horizontal: Probability = Field(default=0.5, description="Share of samples mirrored left to right.")
+    flip_vertical: Probability = Field(default=0.0, description="Share of samples turned upside down.")
+    hue: float = Field(default=0.015, ge=0.0, le=0.4, description="Largest relative change of the hue.")
+    saturation: float = Field(default=0.7, ge=0.0, le=1.0, description="Largest relative change of the saturation.")
+    value: float = Field(default=0.4, ge=0.0, le=1.0, description="Largest relative change of the brightness.")
+    degrees: float = Field(default=0.0, ge=0.0, le=180.0, description="Largest rotation in degrees.")
+    translate: float = Field(default=0.1, ge=0.0, le=0.5, description="Largest shift as a fraction of the canvas.")
+    scale: float = Field(default=0.5, ge=0.0, lt=1.0, description="Sizes are drawn from 1 - scale to 1.1 + scale.")
+    shear: float = Field(default=0.0, ge=0.0, lt=90.0, description="Largest shear in degrees.")
+    perspective: float = Field(default=0.0, ge=0.0, le=0.001, description="Largest perspective, per pixel.")
+    multi_scale: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Batches vary in size by this fraction, up and down."
+    )
+    min_side: float = Field(
+        default=2.0, ge=0.0, description="Objects with a side of at most this are left out, pixels."
+    )
+    min_area_ratio: float = Field(
+        default=0.1, ge=0.0, lt=1.0, description="Objects of which at most this share is left are left out."
+    )
+    max_aspect: float = Field(default=20.0, gt=1.0, description="Objects at least this many times longer are left out.")
+    extra: tuple[ExtraTransform, ...] = Field(
+        default=(), description='More transforms of albumentations, such as { use = "Blur", p = 0.1 }.'
+    )

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from detloom.errors import DataError
 
-__all__ = ["SUFFIXES", "Picture", "picture_size", "read_picture"]
+__all__ = ["SUFFIXES", "Picture", "picture_size", "read_picture", "stored_and_seen_size"]
 
 Picture = NDArray[np.uint8]
 
@@ -40,13 +40,22 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or is no picture.
     """
+    return stored_and_seen_size(path)[1]
+
+
+def stored_and_seen_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return height and width of a picture as it is stored, and as it is to be seen.
+
+    Raises:
+        DataError: The file is missing or is no picture.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as a picture ({_reason(error)}). {ADVICE}") from error
-    return (width, height) if _is_sideways(orientation) else (height, width)
+    return (height, width), (width, height) if _is_sideways(orientation) else (height, width)
 
 
 def read_picture(path: Path, *, size: tuple[int, int] | None = None, reduce_to: int = 0) -> Picture:

@@ -62,7 +62,8 @@ class Annotations:
     Attributes:
         names: Class names by index.
         images: Pictures in a fixed order; those without objects are kept.
-        faults: Everything found wrong; the images and boxes concerned are not in ``images``.
+        faults: Everything found wrong; the images and boxes concerned are not in ``images``, but for
+            boxes that were clipped.
         category_ids: The data set's own id of each class index, for results in its terms.
         source: The file or folder that was read.
     """

@@ -1,0 +1,142 @@
+"""From a path to annotations: which format reads it, and what is held out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detloom.data.faults import check_pictures
+from detloom.data.records import Annotations, ImageRecord
+from detloom.data.settings import DataSettings
+from detloom.errors import DataError, RecipeError, suggest
+from detloom.interfaces import Dataset
+from detloom.settings import settings_model, validated
+
+__all__ = ["formats_of", "hold_out", "open_dataset", "open_split", "open_splits"]
+
+USE = "use"
+
+
+def open_split(
+    path: str | Path,
+    split: str,
+    table: Mapping[str, Any] | None,
+    formats: Mapping[str, type[Dataset]],
+    *,
+    decode: bool = False,
+) -> Annotations:
+    """Read a split of a data set and check that its pictures are there.
+
+    Args:
+        path: The data set's folder or file.
+        split: Name of the split.
+        table: A recipe's ``[dataset]``; without ``use``, the one format that recognises the path reads it.
+        formats: Components of the kind dataset, by name.
+        decode: Decode every picture in full; else look at the headers.
+
+    Raises:
+        DataError: There is nothing that a format recognises, or it has no such split.
+        RecipeError: The table names no format, or its settings are wrong.
+    """
+    return check_pictures(open_dataset(path, table, formats).read(split), decode=decode)
+
+
+def open_splits(
+    path: str | Path,
+    data: DataSettings,
+    table: Mapping[str, Any] | None,
+    formats: Mapping[str, type[Dataset]],
+    *,
+    seed: int = 0,
+    decode: bool = False,
+) -> tuple[Annotations, Annotations]:
+    """Return what to learn from and what to measure on, as the settings say.
+
+    Raises:
+        DataError: The path cannot be read, or the splits have different classes.
+        RecipeError: The table names no format, or its settings are wrong.
+    """
+    train = open_split(path, data.train, table, formats, decode=decode)
+    if data.holdout:
+        return hold_out(train, data.holdout, seed)
+    val = open_split(path, data.val, table, formats, decode=decode)
+    if train.names != val.names:
+        only = sorted(set(train.names) ^ set(val.names))
+        raise DataError(
+            f"{path}: the splits '{data.train}' and '{data.val}' must have the same classes in the same order; "
+            + (f"only one of them has {', '.join(only)}" if only else "the order differs")
+            + ". Correct the list of classes in one of them."
+        )
+    return train, val
+
+
+def hold_out(annotations: Annotations, fraction: float, seed: int) -> tuple[Annotations, Annotations]:
+    """Divide a split in two: what is left to learn from, and a random part of it to measure on.
+
+    Raises:
+        DataError: One of the two would be empty.
+    """
+    images = annotations.images
+    count = round(len(images) * fraction)
+    if not 0 < count < len(images):
+        raise DataError(
+            f"{annotations.source}: a holdout of {fraction:g} takes {count} of {len(images)} pictures; "
+            "both parts need at least one. Change holdout in [data]."
+        )
+    held = set(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+    kept = tuple(record for index, record in enumerate(images) if index not in held)
+    # Faults are counted once, with the part that is learned from.
+    return replace(annotations, images=kept), replace(annotations, images=_chosen(images, held), faults=())
+
+
+def open_dataset(path: str | Path, table: Mapping[str, Any] | None, formats: Mapping[str, type[Dataset]]) -> Dataset:
+    """Return the reader of a path.
+
+    Raises:
+        DataError: The path does not exist, or none or several formats recognise it.
+        RecipeError: The table names no format, or its settings are wrong.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder. Give the folder or file of a data set.")
+    settings = dict(table or {})
+    name = settings.pop(USE, None)
+    if name is None:
+        name = _recognised(path, formats)
+    elif name not in formats:
+        raise RecipeError(
+            f"[dataset]: no dataset is called '{name}'.{suggest(str(name), formats)}\n"
+            f"  known datasets: {', '.join(sorted(formats))}."
+        )
+    cls = formats[name]
+    checked, complaints = validated(settings_model(cls), settings, "[dataset]")
+    if checked is None:
+        raise RecipeError("\n".join(complaints))
+    # The contract of datasets: a path, then settings by keyword.
+    make: Any = cls
+    dataset: Dataset = make(path, **{name: getattr(checked, name) for name in checked.model_fields_set})
+    return dataset
+
+
+def formats_of(shop: Any) -> dict[str, type[Dataset]]:
+    """Return every dataset component of a workshop, by name."""
+    from detloom.kinds import Kind
+
+    return {name: shop.component(Kind.DATASET, name) for name in shop.names(Kind.DATASET)}
+
+
+def _recognised(path: Path, formats: Mapping[str, type[Dataset]]) -> str:
+    found = sorted(name for name, cls in formats.items() if cls.recognises(path))
+    if len(found) == 1:
+        return found[0]
+    remedy = f"Say which: use = NAME in [dataset], one of {', '.join(sorted(formats))}."
+    if found:
+        raise DataError(f"{path}: looks like {' and like '.join(found)}. {remedy}")
+    content = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "a file"
+    raise DataError(f"{path}: no dataset format recognises this ({content or 'an empty folder'}). {remedy}")
+
+
+def _chosen(images: Sequence[ImageRecord], indices: set[int]) -> tuple[ImageRecord, ...]:
+    return tuple(record for index, record in enumerate(images) if index in indices)

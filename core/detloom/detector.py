@@ -93,7 +93,7 @@ class Detector(nn.Module):
         """Return the deployed form: a copy in eval mode with the recipe's reparam passes applied."""
         from detloom.reparam import fold
 
-        return fold(self, self.passes)
+        return fold(self, self.passes)[0]
 
     def predict(self, sources: Any, **settings: Any) -> list[Detections]:
         """Return what is found in pictures; see ``engine.predict.predict`` for sources and settings."""

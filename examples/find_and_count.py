@@ -1,0 +1,21 @@
+"""Count what a trained detector finds in pictures.
+
+python examples/find_and_count.py demo/run/best.safetensors demo/data/unseen/*.jpg
+"""
+
+import sys
+from collections import Counter
+
+import detloom
+
+
+def main(artifact: str, *pictures: str) -> None:
+    """Print one line for each picture."""
+    detector = detloom.load(artifact)
+    for found in detector.predict(list(pictures)):
+        counts = Counter(found.names[label] for label in found.labels_N.tolist())
+        print(found.source, ", ".join(f"{count} x {name}" for name, count in counts.items()) or "nothing")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

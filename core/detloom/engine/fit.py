@@ -1,0 +1,181 @@
+"""Train a detector: from a recipe and a data set to a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from detloom.artifacts import read_artifact, transfer_
+from detloom.assembly import assemble, build
+from detloom.data.faults import refuse_faults
+from detloom.data.loader import Loader, num_workers
+from detloom.data.records import Annotations
+from detloom.data.splits import formats_of, open_splits
+from detloom.detector import Detector
+from detloom.engine.loop import Training
+from detloom.engine.processes import open_accelerator
+from detloom.engine.progress import RunView, open_view
+from detloom.engine.run import Run, open_run, read_run
+from detloom.interfaces import Ema, Metrics, Observer
+from detloom.kinds import Kind
+from detloom.recipe import OBSERVERS, USE, Recipe, load_recipe
+from detloom.workshop import workshop
+
+__all__ = ["fit", "resume"]
+
+
+def fit(
+    recipe: str | Path | Recipe,
+    *,
+    data: str | Path,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    progress: bool = True,
+) -> Run:
+    """Train a detector and return its run.
+
+    Ctrl-C ends the run cleanly after the step at hand: its status is then ``interrupted``, and
+    ``resume`` goes on with it. Under ``torchrun`` or ``accelerate launch`` each process calls this
+    with the same arguments, and they train together.
+
+    Args:
+        recipe: A bundled name, a path, or a recipe.
+        data: The data set's folder or file.
+        out: The run's directory; ``runs/NAME-N`` when not given.
+        overrides: Values by dotted key, as ``{"train.epochs": 10}``.
+        resume: Go on with the run in ``out``, which must have the same recipe.
+        observers: Followers of the run beside those of the recipe.
+        progress: Show bars on a terminal, lines elsewhere.
+
+    Raises:
+        RecipeError: The recipe cannot be used.
+        DataError: The data cannot be used.
+        ArtifactError: The run's directory cannot be used, or not be written any more.
+        TrainingError: A loss is not finite, or memory is short.
+    """
+    loaded = load_recipe(recipe, overrides)
+    settings = loaded.train
+    train, val = open_splits(
+        data, loaded.data, loaded.tables.get(Kind.DATASET), formats_of(workshop()), seed=settings.seed
+    )
+    num_faults = refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
+    accelerator = open_accelerator(settings)
+    followers = (*_observers(loaded), *observers)
+    random_before = torch.get_rng_state()
+    torch.manual_seed(settings.seed)
+    detector = assemble(loaded, names=train.names)
+    loader = _loader(loaded, detector, train, accelerator)
+    run = _open(loaded, accelerator, data=str(data), names=train.names, out=out, resume=resume)
+    try:
+        view = open_view(is_shown=progress and accelerator.is_main_process)
+        if num_faults:
+            view.said(f"{data}: going on without {num_faults} faulty pictures and boxes; `detloom check` lists them")
+        _start_from(detector, loaded, view)
+        training = Training(
+            detector,
+            loader,
+            run,
+            settings=settings,
+            accelerator=accelerator,
+            make_ema=_ema_maker(loaded),
+            evaluate=_evaluation(loaded, val),
+            observers=followers if accelerator.is_main_process else (),
+            view=view,
+        )
+        if resume:
+            training.resume()
+        training.train()
+    finally:
+        run.close()
+        torch.set_rng_state(random_before)
+    return run
+
+
+def resume(directory: str | Path, *, data: str | Path | None = None, progress: bool = True) -> Run:
+    """Go on with a run, with the recipe and the data that it was begun with.
+
+    Args:
+        directory: The run's directory.
+        data: Where the data set lies now, if it was moved.
+        progress: Show bars on a terminal, lines elsewhere.
+
+    Raises:
+        ArtifactError: There is no run that has begun.
+    """
+    recipe, old_data = read_run(directory)
+    return fit(recipe, data=old_data if data is None else data, out=directory, resume=True, progress=progress)
+
+
+def _loader(recipe: Recipe, detector: Detector, train: Annotations, accelerator: Accelerator) -> Loader:
+    world = accelerator.num_processes
+    return Loader(
+        train,
+        image_size=recipe.data.image_size,
+        batch_size=recipe.train.batch,
+        augment=recipe.augment,
+        stride=detector.max_stride,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+        workers=num_workers(recipe.data.workers, world),
+        cache=recipe.data.cache,
+        rank=accelerator.process_index,
+        world=world,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def _open(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    data: str,
+    names: Sequence[str],
+    out: str | Path | None,
+    resume: bool,
+) -> Run:
+    """Open the run's directory in the main process; the others are told where it is."""
+    run = None
+    if accelerator.is_main_process:
+        run = open_run(recipe, data=data, names=names, out=out, resume=resume)
+    if accelerator.num_processes == 1 and run is not None:
+        return run
+    where = [str(run.directory) if run is not None else ""]
+    broadcast_object_list(where)
+    if run is None:
+        weights = {str(name): weight for name, weight in recipe.train.fitness.items()}
+        run = Run(Path(where[0]), recipe, tuple(names), data, weights, recipe.train.epochs)
+    return run
+
+
+def _observers(recipe: Recipe) -> list[Observer]:
+    return [
+        build(Kind.OBSERVER, {**table, USE: name}, where=recipe.where(f"{OBSERVERS}.{name}"))
+        for name, table in recipe.tables.get(OBSERVERS, {}).items()
+    ]
+
+
+def _ema_maker(recipe: Recipe) -> Callable[[nn.Module], Ema] | None:
+    table = recipe.tables.get(Kind.EMA)
+    if table is None:
+        return None
+    return lambda model: build(Kind.EMA, table, model, where=recipe.where(Kind.EMA))
+
+
+def _evaluation(recipe: Recipe, val: Annotations) -> Callable[[nn.Module], Metrics] | None:
+    if recipe.train.evaluate_every == 0:
+        return None
+    from detloom.engine.evaluate import evaluate
+
+    return lambda model: evaluate(model, val, recipe)
+
+
+def _start_from(detector: Detector, recipe: Recipe, view: RunView) -> None:
+    source = recipe.train.init_from
+    if source is not None:
+        view.said(f"{source}: {transfer_(detector, read_artifact(source))}")

@@ -1,0 +1,330 @@
+"""Run directories: everything that one training produced.
+
+    recipe.toml          the resolved recipe
+    origins.json         the file that set each of its values
+    run.json             data, class names, versions, status
+    metrics.jsonl        one line an epoch: losses, rates, metrics (NaN is null)
+    last.safetensors     artifact of the last epoch: the averaged weights, where the recipe has an average
+    best.safetensors     artifact of the epoch with the best fitness
+    state.safetensors    from which a killed run resumes; the truth about how far it came
+    .lock                held by the process that writes here
+
+Observers add their own files, such as ``log.csv``. A directory never mixes two runs.
+"""
+
+import json
+import math
+import os
+import platform
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+
+from detloom.durable import remove_leftovers, write_text
+from detloom.errors import ArtifactError
+from detloom.interfaces import Metrics
+from detloom.recipe import Recipe
+
+__all__ = ["EpochRecord", "Run", "Status", "open_run", "read_run"]
+
+Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
+"""``stopped``: an observer asked for it; ``interrupted``: the user did, and the run can be resumed."""
+
+ROOT = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What is known of a finished epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        step: Optimiser steps taken by its end.
+        losses: Mean of each weighted loss.
+        learning_rate: Of its last step, without the biases' own.
+        seconds: That it took, evaluation included; of a resumed epoch, since it was resumed.
+        metrics: The evaluator's summary, where it was evaluated.
+        per_class: The evaluator's metrics of each class.
+        fitness: What the best artifact has most of.
+    """
+
+    epoch: int
+    step: int
+    losses: dict[str, float]
+    learning_rate: float
+    seconds: float
+    metrics: dict[str, float] | None = None
+    per_class: dict[str, dict[str, float]] | None = None
+    fitness: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A training and its directory; what observers are shown.
+
+    Attributes:
+        directory: Where its files lie.
+        recipe: The resolved recipe.
+        names: Class names by index.
+        data: The data set's path.
+        fitness_weights: The weight of each metric in the fitness.
+        epochs: Epochs that it is to have.
+        step: Optimiser steps taken.
+        history: Finished epochs.
+        status: How it stands.
+        message: What went wrong, or what to do next.
+    """
+
+    directory: Path
+    recipe: Recipe
+    names: tuple[str, ...]
+    data: str
+    fitness_weights: Mapping[str, float]
+    epochs: int
+    step: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+    status: Status = "running"
+    message: str = ""
+    lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def last(self) -> Path:
+        """Return the path of the last epoch's artifact."""
+        return self.directory / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Return the path of the best epoch's artifact; the last one's where nothing was evaluated."""
+        best = self.directory / "best.safetensors"
+        return best if best.exists() else self.last
+
+    @property
+    def state(self) -> Path:
+        """Return the path of the state from which the run resumes."""
+        return self.directory / "state.safetensors"
+
+    @property
+    def best_epoch(self) -> EpochRecord | None:
+        """Return the epoch with the highest fitness, the first of equals, if any was evaluated."""
+        evaluated = [record for record in self.history if record.fitness is not None]
+        return max(evaluated, key=lambda record: record.fitness or 0.0, default=None)
+
+    @property
+    def metrics(self) -> Mapping[str, float] | None:
+        """Return the best epoch's metrics."""
+        best = self.best_epoch
+        return None if best is None else best.metrics
+
+    def fitness_of(self, metrics: Metrics) -> float:
+        """Return the weighted sum of metrics; a metric that could not be measured counts as 0."""
+        values = {name: metrics.summary[name] for name in self.fitness_weights}
+        return sum(self.fitness_weights[name] * (0.0 if math.isnan(value) else value) for name, value in values.items())
+
+    def write_records(self) -> None:
+        """Write ``run.json`` and ``metrics.jsonl`` as things stand."""
+        about = {
+            "name": self.recipe.name,
+            "data": self.data,
+            "names": list(self.names),
+            "epochs": self.epochs,
+            "epochs_done": len(self.history),
+            "steps_done": self.step,
+            "status": self.status,
+            "message": self.message,
+            "best_epoch": self.best_epoch.epoch if self.best_epoch else None,
+            "metrics": self.metrics,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+        }
+        write_text(self.directory / "run.json", json.dumps(_without_nan(about), indent=2) + "\n")
+        lines = [json.dumps(_without_nan(asdict(record))) for record in self.history]
+        write_text(self.directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def close(self) -> None:
+        """Let other processes write to the directory."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_html_row(record) for record in self.history)
+        return (
+            f"<p>{self.recipe.name}: {self.status}, {self.directory}</p>"
+            f"<table><tr><th>epoch</th><th>loss</th><th>AP</th><th>AP50</th></tr>{rows}</table>"
+        )
+
+
+def open_run(
+    recipe: Recipe,
+    *,
+    data: str,
+    names: Sequence[str],
+    out: Path | str | None,
+    resume: bool,
+) -> Run:
+    """Make the directory of a new run, or take up that of an old one.
+
+    Args:
+        recipe: The resolved recipe.
+        data: The data set's path.
+        names: Class names by index.
+        out: The directory; ``runs/NAME-N`` when not given.
+        resume: Whether to go on with the run that is there.
+
+    Raises:
+        ArtifactError: The directory holds something else, is in use, or cannot be written.
+    """
+    directory = _directory(recipe.name, out, resume=resume)
+    lock = _locked(directory)
+    settings = recipe.train
+    run = Run(
+        directory,
+        recipe,
+        tuple(names),
+        data,
+        {str(name): weight for name, weight in settings.fitness.items()},
+        settings.epochs,
+        lock=lock,
+    )
+    try:
+        remove_leftovers(directory)
+        if resume:
+            _check_same(run)
+        if not (directory / "recipe.toml").exists():
+            write_text(directory / "origins.json", json.dumps(dict(recipe.origins), indent=2) + "\n")
+            write_text(directory / "recipe.toml", recipe.to_toml())
+    except ArtifactError:
+        run.close()
+        raise
+    return run
+
+
+def read_run(directory: Path | str) -> tuple[Recipe, str]:
+    """Return the recipe and the data path of a run, with which it can be resumed.
+
+    Raises:
+        ArtifactError: There is no run, or it was killed before it began.
+    """
+    directory = Path(directory)
+    try:
+        text = (directory / "recipe.toml").read_text(encoding="utf-8")
+        about = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        return Recipe.from_toml(text, str(directory / "recipe.toml"), name=str(about["name"])), str(about["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{directory}: this is no directory of a run that has begun: {error}\n"
+            "  Give recipe and data again, with this directory as `out`, to start it."
+        ) from error
+
+
+def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
+    try:
+        if out is None:
+            if resume:
+                raise ArtifactError("to resume, say which run: out='runs/NAME-N'")
+            return _numbered(name)
+        directory = Path(out)
+        if resume:
+            if not directory.is_dir():
+                raise ArtifactError(f"{directory}: there is no run to resume; leave resume out to begin one there")
+            return directory
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise ArtifactError(
+                f"{directory}: the directory is not empty, and a run shares its directory with nothing\n"
+                "  Resume the run that is there (resume=True, --resume), or choose another directory."
+            )
+    except OSError as error:
+        raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {error}") from error
+    return directory
+
+
+def _numbered(name: str) -> Path:
+    ROOT.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        directory = ROOT / f"{name}-{number}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
+
+
+def _locked(directory: Path) -> IO[str] | None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks; two runs in one directory go unnoticed there.
+        return None
+    try:
+        lock = (directory / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"{directory}: the directory cannot be written: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ArtifactError(
+            f"{directory}: another process is training in this directory; wait for it, or stop it"
+        ) from error
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _check_same(run: Run) -> None:
+    file = run.directory / "recipe.toml"
+    if not file.exists():
+        stray = [path.name for path in run.directory.iterdir() if path.name not in (".lock", "origins.json")]
+        if stray:
+            raise ArtifactError(
+                f"{run.directory}: this is no directory of a run: it holds {', '.join(sorted(stray)[:5])}"
+            )
+        return
+    old, new = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(run.recipe.to_toml())
+    different = _differences(old, new)
+    if different:
+        raise ArtifactError(
+            f"{run.directory}: the run was begun with another recipe; it differs in {', '.join(different[:8])}\n"
+            f"  Resume with {file}, or begin a new run in another directory."
+        )
+    about = run.directory / "run.json"
+    if about.exists():
+        names = json.loads(about.read_text(encoding="utf-8")).get("names")
+        if names != list(run.names):
+            raise ArtifactError(
+                f"{run.directory}: the run was begun with the classes {names}, the data now has {list(run.names)}"
+            )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        one, other, here = old.get(key), new.get(key), f"{path}{key}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += _differences(one, other, f"{here}.")
+        elif one != other:
+            found.append(f"{here} ({one!r}, now {other!r})")
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return value
+
+
+def _html_row(record: EpochRecord) -> str:
+    metrics = record.metrics or {}
+    cells = [f"{record.epoch}", f"{sum(record.losses.values()):.4f}"]
+    cells += [f"{metrics[name]:.3f}" if name in metrics else "" for name in ("AP", "AP50")]
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -18,10 +18,10 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(300, ge=1, description="Times that every picture of the training split is seen.")
-    batch: int = Field(16, ge=1, description="Pictures of a forward pass, over all processes together.")
+    epochs: int = Field(default=300, ge=1, description="Times that every picture of the training split is seen.")
+    batch: int = Field(default=16, ge=1, description="Pictures of a forward pass, over all processes together.")
     nominal_batch: int = Field(
-        64,
+        default=64,
         ge=0,
         description=(
             "Pictures of an optimiser step: max(round(nominal_batch / batch), 1) forward passes are accumulated, "
@@ -29,52 +29,61 @@ class TrainSettings(BaseModel):
         ),
     )
     loss_reduction: Literal["sum", "mean"] = Field(
-        "sum",
+        default="sum",
         description=(
             "What the optimiser sees of the mean losses of its pictures: their sum over pictures (the learning rates "
             "published for YOLOv7 mean this one), or their mean. Losses are reported as means either way."
         ),
     )
     auxiliary_weight: float = Field(
-        0.25, ge=0, description="Factor of the losses of auxiliary outputs, for models that have them."
+        default=0.25, ge=0, description="Factor of the losses of auxiliary outputs, for models that have them."
     )
 
-    optimizer: str = Field("sgd", description="Any optimizer that timm names; 'sgd' has Nesterov momentum.")
-    learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up, before the schedule.")
+    optimizer: str = Field(default="sgd", description="Any optimizer that timm names; 'sgd' has Nesterov momentum.")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="Learning rate after the warm-up, before the schedule."
+    )
     momentum: float = Field(
-        0.937, ge=0, lt=1, description="Momentum after the warm-up; the first beta of Adam's family."
+        default=0.937, ge=0, lt=1, description="Momentum after the warm-up; the first beta of Adam's family."
     )
     weight_decay: float = Field(
-        0.0005, ge=0, description="Decay of weights, not of biases, normalisation and other per-channel tensors."
+        default=0.0005,
+        ge=0,
+        description="Decay of weights, not of biases, normalisation and other per-channel tensors.",
     )
-    clip_norm: float = Field(0.0, ge=0, description="Largest norm of the gradient of all parameters; 0: no limit.")
+    clip_norm: float = Field(
+        default=0.0, ge=0, description="Largest norm of the gradient of all parameters; 0: no limit."
+    )
 
     schedule: Literal["cosine", "linear", "step", "multistep", "constant"] = Field(
-        "cosine", description="How the learning rate falls, from epoch to epoch, by timm's schedulers."
+        default="cosine", description="How the learning rate falls, from epoch to epoch, by timm's schedulers."
     )
     final_fraction: float = Field(
-        0.1, ge=0, le=1, description="Learning rate at the end over learning_rate; for 'step', the floor."
+        default=0.1, ge=0, le=1, description="Learning rate at the end over learning_rate; for 'step', the floor."
     )
     decay_epochs: tuple[int, ...] = Field(
-        (), description="Epochs at which 'step' (its first entry, repeated) and 'multistep' multiply by decay_rate."
+        default=(),
+        description="Epochs at which 'step' (its first entry, repeated) and 'multistep' multiply by decay_rate.",
     )
-    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor of 'step' and 'multistep'.")
-    warmup_epochs: float = Field(3.0, ge=0, description="Epochs in which learning rate and momentum warm up.")
+    decay_rate: float = Field(default=0.1, gt=0, le=1, description="Factor of 'step' and 'multistep'.")
+    warmup_epochs: float = Field(default=3.0, ge=0, description="Epochs in which learning rate and momentum warm up.")
     warmup_min_steps: int = Field(
-        1000, ge=0, description="The least length of the warm-up, in forward passes; 0: as warmup_epochs says."
+        default=1000, ge=0, description="The least length of the warm-up, in forward passes; 0: as warmup_epochs says."
     )
-    warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of the warm-up.")
-    warmup_bias_lr: float = Field(0.1, ge=0, description="Learning rate of biases at the start of the warm-up.")
+    warmup_momentum: float = Field(default=0.8, ge=0, lt=1, description="Momentum at the start of the warm-up.")
+    warmup_bias_lr: float = Field(default=0.1, ge=0, description="Learning rate of biases at the start of the warm-up.")
 
     freeze: tuple[str, ...] = Field(
-        (), description="Parts kept as they are, normalisation statistics too: 'backbone', 'neck', or a dotted name."
+        default=(),
+        description="Parts kept as they are, normalisation statistics too: 'backbone', 'neck', or a dotted name.",
     )
     init_from: str | None = Field(
-        None, description="Artifact to start from: every tensor of equal name and shape is taken, the rest reported."
+        default=None,
+        description="Artifact to start from: every tensor of equal name and shape is taken, the rest reported.",
     )
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of the forward pass. 'auto': bfloat16 where the hardware has it, else float32."
+        default="auto", description="Of the forward pass. 'auto': bfloat16 where the hardware has it, else float32."
     )
     channels_last: bool = Field(
         default=True, description="Lay pictures and weights out channels last, which is faster."
@@ -83,18 +92,26 @@ class TrainSettings(BaseModel):
         default=False,
         description="Use repeatable, slower kernels on a GPU too; on a CPU runs always repeat bit for bit.",
     )
-    seed: int = Field(0, ge=0, description="Of the initial weights, the order of pictures and their augmentation.")
-
-    evaluate_every: int = Field(1, ge=0, description="Epochs between evaluations; the last is always; 0: never.")
-    fitness: dict[Metric, float] = Field(
-        {"AP50": 0.1, "AP": 0.9}, description="What the best artifact has most of: a weight for each metric."
+    seed: int = Field(
+        default=0, ge=0, description="Of the initial weights, the order of pictures and their augmentation."
     )
-    save_every: int = Field(1, ge=1, description="Epochs between saved states, from which a killed run resumes.")
+
+    evaluate_every: int = Field(
+        default=1, ge=0, description="Epochs between evaluations; the last is always; 0: never."
+    )
+    fitness: dict[Metric, float] = Field(
+        default={"AP50": 0.1, "AP": 0.9}, description="What the best artifact has most of: a weight for each metric."
+    )
+    save_every: int = Field(
+        default=1, ge=1, description="Epochs between saved states, from which a killed run resumes."
+    )
     checkpoint_minutes: float = Field(
-        10.0, ge=0, description="Minutes after which the state is saved within an epoch too; 0: only at its end."
+        default=10.0,
+        ge=0,
+        description="Minutes after which the state is saved within an epoch too; 0: only at its end.",
     )
     log_every: int = Field(
-        20, ge=1, description="Optimiser steps between looks at the losses; each waits for the device once."
+        default=20, ge=1, description="Optimiser steps between looks at the losses; each waits for the device once."
     )
 
 
@@ -103,19 +120,19 @@ class PredictSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch: int = Field(16, ge=1, description="Pictures of a forward pass, in prediction and in evaluation.")
-    score_threshold: float = Field(0.25, ge=0, le=1, description="Least score of a detection, when predicting.")
+    batch: int = Field(default=16, ge=1, description="Pictures of a forward pass, in prediction and in evaluation.")
+    score_threshold: float = Field(default=0.25, ge=0, le=1, description="Least score of a detection, when predicting.")
     iou_threshold: float = Field(
-        0.45, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, when predicting."
+        default=0.45, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, when predicting."
     )
     evaluation_score_threshold: float = Field(
-        0.001, ge=0, le=1, description="Least score of a detection, in evaluation."
+        default=0.001, ge=0, le=1, description="Least score of a detection, in evaluation."
     )
     evaluation_iou_threshold: float = Field(
-        0.65, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, in evaluation."
+        default=0.65, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, in evaluation."
     )
-    max_detections: int = Field(300, ge=1, description="Most detections of a picture.")
-    max_candidates: int = Field(30000, ge=1, description="Most boxes of a picture that enter the suppression.")
+    max_detections: int = Field(default=300, ge=1, description="Most detections of a picture.")
+    max_candidates: int = Field(default=30000, ge=1, description="Most boxes of a picture that enter the suppression.")
     class_agnostic: bool = Field(default=False, description="Let boxes of different classes suppress one another.")
     rectangular: bool = Field(
         default=True, description="Pad pictures to the nearest multiple of the largest stride, not to a square."

@@ -283,7 +283,8 @@ def _demand_equality(report: FoldReport) -> None:
     for differences, noun in ((report.modules, "the module"), (report.outputs, "the model's")):
         wrong = [each for each in differences if not each.is_within]
         if wrong:
-            worst = max(wrong, key=_badness)
+            # The precision that is measured first shows mistakes best.
+            worst = max((each for each in wrong if each.precision == wrong[0].precision), key=_badness)
             raise PluginError(
                 f"folding changed {noun} {worst.where}: in {worst.precision} it differs by {worst.absolute:.3g} "
                 f"({worst.relative:.3g} of 1 + magnitude, at most {worst.tolerance:.3g} is rounding). "

@@ -112,8 +112,8 @@ class _Planner:
 
     def _look_inside(self, owner: str, below: list[str]) -> None:
         module = self.twin.get_submodule(owner)
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):
-            return
+        if type(module) in (nn.ModuleList, nn.ModuleDict):
+            return  # it has no forward; those derived from it may
         open_parts = {id(m) for m in self.pending.values()}
         open_parts |= {id(m) for m in module.modules() if isinstance(m, _ConvNd) and id(m) not in self.taken}
         try:

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detloom.errors import PluginError
+from detloom.interfaces import Fold, ReparamPass
+from detloom.reparam import Difference, fold, replace_submodule_
+
+
+class DropZero(ReparamPass):
+    """Replace a layer named ``gone`` by nothing; right only where it did nothing."""
+
+    def plan(self, model: nn.Module) -> list[Fold]:
+        places = [path for path, module in model.named_modules() if path.endswith("gone") and list(module.parameters())]
+        return [Fold(path, applies=True, reason="because") for path in places]
+
+    def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+        del module, fold
+        return nn.Identity()
+
+
+class Net(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.gone = nn.Linear(3, 3, bias=False)
+        self.last = nn.ReLU(inplace=True)
+        self.gone.weight.data = torch.eye(3) * scale
+
+    def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+        return {"levels": [self.last(self.gone(self.first(x))), x]}
+
+
+def test_equal_form_is_reported_with_its_differences() -> None:
+    model = Net(1.0)
+
+    folded, report = fold(model, [DropZero()], example=torch.rand(2, 3))
+
+    assert isinstance(folded.gone, nn.Identity)
+    assert isinstance(model.gone, nn.Linear)
+    assert [(each.by, each.fold.path) for each in report.folds] == [("DropZero", "gone")]
+    assert [each.where for each in report.outputs] == ["output.levels.0", "output.levels.1"] * 2
+    assert [(each.where, each.precision) for each in report.modules] == [("gone", "float64"), ("gone", "float32")]
+
+
+def test_without_an_example_nothing_is_measured() -> None:
+    folded, report = fold(Net(2.0), [DropZero()])
+
+    assert isinstance(folded.gone, nn.Identity)
+    assert not report.outputs
+    assert not report.modules
+
+
+def test_wrong_fold_is_refused_by_name() -> None:
+    with pytest.raises(PluginError, match=r"the module gone: in float64 it differs by .* folded by DropZero"):
+        fold(Net(1.001), [DropZero()], example=torch.rand(2, 3))
+
+
+def test_what_only_float64_can_see_is_seen() -> None:
+    with pytest.raises(PluginError, match="in float64"):
+        fold(Net(1 + 1e-6), [DropZero()], example=torch.rand(2, 3))
+
+
+def test_outputs_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(PluginError, match="differs by nan"):
+        fold(Net(float("nan")), [DropZero()], example=torch.rand(2, 3))
+
+
+def test_modules_that_the_example_does_not_run_are_named() -> None:
+    model = Net(1.0)
+    model.add_module("unused", nn.Sequential())
+    model.get_submodule("unused").add_module("gone", nn.Linear(3, 3))
+
+    _, report = fold(model, [DropZero()], example=torch.rand(2, 3))
+
+    assert report.unreached == ("unused.gone",)
+
+
+def test_folded_copy_is_in_evaluation_mode_and_the_model_in_its_own() -> None:
+    model = Net(1.0).train()
+
+    folded, _ = fold(model, [DropZero()], example=torch.rand(2, 3))
+
+    assert not folded.training
+    assert model.training
+
+
+def test_any_run_may_be_compared() -> None:
+    _, report = fold(Net(1.0), [DropZero()], example=torch.rand(2, 3), run=lambda model, x: model(x)["levels"][0])
+
+    assert [each.where for each in report.outputs] == ["output", "output"]
+
+
+def test_changed_form_is_refused() -> None:
+    class Widen(DropZero):
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del module, fold
+            return nn.Linear(3, 4).double()
+
+    with pytest.raises(PluginError, match=r"changed the form of .*\[2, 3\].* became .*\[2, 4\]"):
+        fold(Net(1.0), [Widen()], example=torch.rand(2, 3), tolerances={torch.float64: 1e-9})
+
+
+def test_difference_that_is_no_number_is_not_within() -> None:
+    assert not Difference("x", "float64", float("nan"), float("nan"), 1.0).is_within
+
+
+def test_model_itself_can_be_replaced() -> None:
+    replacement = nn.Identity()
+
+    assert replace_submodule_(nn.Sequential(nn.ReLU()), "", replacement) is replacement  # type: ignore[comparison-overlap] # another class on purpose

@@ -33,17 +33,7 @@ class ExtraTransforms:
     def __init__(self, transforms: Sequence[ExtraTransform], min_side: float) -> None:
         albumentations = _import_albumentations()
         steps = [_build(albumentations, position, each) for position, each in enumerate(transforms)]
-        self.chain = albumentations.Compose(
-            steps,
-            bbox_params=albumentations.BboxParams(
-                format="pascal_voc",
-                label_fields=["positions"],
-                min_width=min_side,
-                min_height=min_side,
-                clip=True,
-                filter_invalid_bboxes=True,
-            ),
-        )
+        self.chain = _compose(albumentations, steps, min_side)
 
     def apply(
         self, picture: Picture, boxes_N4: NDArray[np.float32], labels_N: NDArray[np.int64], generator: Generator
@@ -87,13 +77,25 @@ def _build(albumentations: Any, position: int, transform: ExtraTransform) -> Any
     return built
 
 
+def _compose(albumentations: Any, steps: list[Any], min_side: float) -> Any:
+    boxes = albumentations.BboxParams(
+        format="pascal_voc",
+        label_fields=["positions"],
+        min_width=min_side,
+        min_height=min_side,
+        clip=True,
+        filter_invalid_bboxes=True,
+    )
+    with warnings.catch_warnings():
+        # It warns of chains that leave boxes where they are; here that is as wanted.
+        warnings.filterwarnings("ignore", message="Got processor for bboxes", category=UserWarning)
+        return albumentations.Compose(steps, bbox_params=boxes)
+
+
 def _try_out(albumentations: Any, cls: Any, transform: ExtraTransform, where: str) -> None:
     picture = np.zeros((TRIAL_SIDE, 2 * TRIAL_SIDE, 3), np.uint8)
     boxes_14 = np.array([[10, 20, 60, 90]], np.float32)
-    chain = albumentations.Compose(
-        [cls(**{**transform.settings, "p": 1.0})],
-        bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["positions"]),
-    )
+    chain = _compose(albumentations, [cls(**{**transform.settings, "p": 1.0})], 0.0)
     try:
         result = chain(image=picture, bboxes=boxes_14, positions=np.zeros(1, np.int64))["image"]
     except Exception as error:

@@ -52,9 +52,9 @@ class RecordBuilder:
     width: int
     file: str
     faults: list[Fault]
-    _boxes: list[tuple[float, float, float, float]] = field(default_factory=list, init=False)
+    _boxes: list[tuple[float, ...]] = field(default_factory=list, init=False)
     _rows: list[tuple[int, bool, float, int]] = field(default_factory=list, init=False)
-    _seen: set[tuple[int, bool, float, float, float, float]] = field(default_factory=set, init=False)
+    _seen: set[tuple[float, ...]] = field(default_factory=set, init=False)
 
     def add(
         self,
@@ -86,7 +86,10 @@ class RecordBuilder:
         if x1 <= x0 or y1 <= y0:
             self._refuse(where, f"the box has no area: {shown}")
             return
-        clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(self.width)), min(y1, float(self.height)))
+        # float32 is what is kept: a box must have an area there, too.
+        limits = (self.width, self.height) * 2
+        inside = [min(max(value, 0.0), limit) for value, limit in zip((x0, y0, x1, y1), limits, strict=True)]
+        clipped = tuple(np.array(inside, np.float32).tolist())
         if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
             self._refuse(where, f"the box lies outside the picture of {self.width} x {self.height}: {shown}")
             return

@@ -82,6 +82,12 @@ class Letterbox:
         # An odd row or column of padding goes to the right and the bottom.
         return math.floor(self.padding[0]), math.floor(self.padding[1])
 
+    @property
+    def offset(self) -> tuple[float, float]:
+        """Return x and y of the picture's corner on the canvas as boxes are mapped: not rounded."""
+        height, width = self.picture_size
+        return (self.canvas_size[1] - width * self.ratio) / 2, (self.canvas_size[0] - height * self.ratio) / 2
+
     def apply(self, picture: Picture, *, antialias: bool = True) -> Picture:
         """Return the canvas, ``uint8 [H, W, 3]``, with the picture on it.
 
@@ -107,11 +113,11 @@ class Letterbox:
 
     def boxes_to_canvas(self, boxes_N4: Tensor) -> Tensor:
         """Map boxes from the picture to the canvas."""
-        return boxes_N4 * self.ratio + boxes_N4.new_tensor(self.padding * 2)
+        return boxes_N4 * self.ratio + boxes_N4.new_tensor(self.offset * 2)
 
     def boxes_to_picture(self, boxes_N4: Tensor) -> Tensor:
         """Map boxes from the canvas to the picture, and clip them to it."""
-        boxes_N4 = (boxes_N4 - boxes_N4.new_tensor(self.padding * 2)) / self.ratio
+        boxes_N4 = (boxes_N4 - boxes_N4.new_tensor(self.offset * 2)) / self.ratio
         height, width = self.picture_size
         # A tensor of limits would wait for the device; two clamps do not.
         x_N2 = boxes_N4[:, 0::2].clamp(0, width)

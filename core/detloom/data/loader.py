@@ -150,6 +150,8 @@ class Loader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
+            # Else it draws from the global generator, whose state a resumed run must find unchanged.
+            generator=torch.Generator(),
             # Workers inherit the cache.
             multiprocessing_context="fork" if workers and can_fork else None,
         )

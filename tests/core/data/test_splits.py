@@ -1,0 +1,126 @@
+"""Which format reads a path, and what is held out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from detloom.data.records import Annotations
+from detloom.data.settings import DataSettings
+from detloom.data.splits import hold_out, open_dataset, open_split, open_splits
+from detloom.errors import DataError, RecipeError
+from detloom.interfaces import Dataset
+
+
+class Painted(Dataset):
+    """Reads nothing: returns what the test put there."""
+
+    content: ClassVar[dict[str, Annotations]] = {}
+
+    def __init__(self, path: Path, *, wanted: str = "") -> None:
+        self.path = path
+        self.wanted = wanted
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.is_dir()
+
+    def read(self, split: str) -> Annotations:
+        return self.content[split]
+
+
+class Other(Painted):
+    """Recognises files alone."""
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.is_file()
+
+
+FORMATS: Mapping[str, type[Dataset]] = {"painted": Painted, "other": Other}
+
+
+@pytest.fixture(autouse=True)
+def content(painted: Annotations) -> None:
+    Painted.content = {"train": painted, "val": replace(painted, images=painted.images[:2])}
+
+
+def test_the_format_that_recognises_the_path_reads_it(tmp_path: Path) -> None:
+    assert isinstance(open_dataset(tmp_path, None, FORMATS), Painted)
+    assert len(open_split(tmp_path, "val", None, FORMATS).images) == 2
+
+
+def test_a_recipe_may_name_the_format_and_its_settings(tmp_path: Path) -> None:
+    dataset = open_dataset(tmp_path, {"use": "other", "wanted": "x"}, FORMATS)
+
+    assert isinstance(dataset, Other)
+    assert dataset.wanted == "x"
+
+
+def test_settings_without_a_name_go_to_the_format_found(tmp_path: Path) -> None:
+    dataset = open_dataset(tmp_path, {"wanted": "x"}, FORMATS)
+
+    assert isinstance(dataset, Painted)
+    assert dataset.wanted == "x"
+
+
+def test_a_wrong_name_gets_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no dataset is called 'paintd'\. Did you mean 'painted'\?"):
+        open_dataset(tmp_path, {"use": "paintd"}, FORMATS)
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no setting is called 'want'"):
+        open_dataset(tmp_path, {"use": "painted", "want": "x"}, FORMATS)
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+        open_dataset(tmp_path / "nowhere", None, FORMATS)
+
+
+def test_what_nothing_recognises_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "holiday.mp4").touch()
+
+    with pytest.raises(DataError, match=r"no dataset format recognises this \(holiday\.mp4\).*other"):
+        open_dataset(tmp_path, None, {"other": Other})
+
+
+def test_what_several_recognise_asks_for_a_choice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="looks like one and like two"):
+        open_dataset(tmp_path, None, {"one": Painted, "two": Painted})
+
+
+def test_both_splits_are_opened(tmp_path: Path) -> None:
+    train, val = open_splits(tmp_path, DataSettings(), None, FORMATS)
+
+    assert (len(train.images), len(val.images)) == (6, 2)
+
+
+def test_a_holdout_takes_the_place_of_the_val_split(tmp_path: Path) -> None:
+    train, val = open_splits(tmp_path, DataSettings(holdout=0.34, val="absent"), None, FORMATS)
+
+    assert (len(train.images), len(val.images)) == (4, 2)
+    assert not {record.image_id for record in train.images} & {record.image_id for record in val.images}
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path, painted: Annotations) -> None:
+    Painted.content["val"] = replace(painted, names=("a", "b", "c", "d", "e", "z"))
+
+    with pytest.raises(DataError, match="only one of them has f, z"):
+        open_splits(tmp_path, DataSettings(), None, FORMATS)
+
+
+def test_a_holdout_depends_on_the_seed_alone(painted: Annotations) -> None:
+    held = [[record.image_id for record in hold_out(painted, 0.5, seed)[1].images] for seed in (0, 0, 1, 2, 3)]
+
+    assert held[0] == held[1]
+    assert any(each != held[0] for each in held[2:])
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_holdout_leaves_something_on_both_sides(painted: Annotations, fraction: float) -> None:
+    with pytest.raises(DataError, match="both parts need at least one"):
+        hold_out(painted, fraction, 0)

@@ -1,7 +1,8 @@
 """Options and output that several verbs share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -9,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from detloom.catalogue import RECIPE
 
-__all__ = ["RecipeName", "echo_json", "json_option", "set_option"]
+__all__ = ["RecipeName", "echo_json", "json_option", "set_option", "shown_progress"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,3 +54,20 @@ def json_option(command: Command) -> Command:
 def echo_json(data: object) -> None:
     """Print JSON."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def shown_progress(title: str, *, is_shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yield what to call with the parts done and the parts in all: a bar on a terminal, a line elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=not is_shown)
+    if not console.is_terminal:
+        console.print(title, highlight=False)
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,77 @@
+"""``detloom train``: a recipe and a data set to a run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+from detloom.errors import RecipeError
+
+__all__ = ["command"]
+
+
+@click.command(name="train")
+@click.argument("recipe", type=RecipeName(), required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="The run's directory.")
+@click.option("--resume", type=click.Path(path_type=Path, file_okay=False), help="Go on with the run in a directory.")
+@click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@set_option
+@json_option
+def command(
+    recipe: str | None,
+    data: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    overrides: dict[str, Any],
+    *,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    r"""Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
+
+    \b
+    detloom train yolov7-tiny --data data/bccd
+    detloom train --resume runs/yolov7-tiny-1
+    """
+    if resume is not None:
+        refused = [name for name, given in (("RECIPE", recipe), ("--out", out), ("--set", overrides)) if given]
+        if refused:
+            raise RecipeError(f"--resume takes recipe and directory from the run; leave out {', '.join(refused)}")
+        from detloom.engine.fit import resume as go_on
+
+        run = go_on(resume, data=data, progress=not as_json)
+    else:
+        if recipe is None or data is None:
+            raise RecipeError("train needs a RECIPE and --data PATH, or --resume DIRECTORY; see `detloom train --help`")
+        from detloom.recipe import load_recipe
+
+        # The recipe is checked before the slow imports.
+        loaded = load_recipe(recipe, {**overrides, **({"data.skip_bad": True} if skip_bad else {})})
+        from detloom.engine.fit import fit
+
+        run = fit(loaded, data=data, out=out, progress=not as_json)
+    if as_json:
+        echo_json(
+            {
+                "directory": str(run.directory),
+                "status": run.status,
+                "epochs": len(run.history),
+                "best": str(run.best),
+                "last": str(run.last),
+                "metrics": run.metrics,
+            }
+        )
+    elif run.status == "interrupted":
+        click.echo(f"stopped; go on with: detloom train --resume {run.directory}")
+    else:
+        _report(run.directory, run.best, run.metrics)
+    if run.status == "interrupted":
+        raise click.exceptions.Exit(130)
+
+
+def _report(directory: Path, best: Path, metrics: Any) -> None:
+    if metrics is not None:
+        click.echo(f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} in the best epoch")
+    click.echo(f"run: {directory}\nnext: detloom predict {best} PICTURES -o found")

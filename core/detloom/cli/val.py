@@ -1,0 +1,64 @@
+"""``detloom val``: an artifact against annotations."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detloom.cli.options import echo_json, json_option, set_option, shown_progress
+
+__all__ = ["command"]
+
+
+@click.command(name="val")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The data set: a folder or a file.")
+@click.option("--split", help="Which split; the recipe's [data] val when not given.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Write curves and numbers here.")
+@click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@set_option
+@json_option
+def command(
+    artifact: Path,
+    data: Path,
+    split: str | None,
+    out: Path | None,
+    overrides: dict[str, Any],
+    *,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Evaluate ARTIFACT: COCO's twelve numbers, and AP of each class."""
+    from detloom.artifacts import load_artifact
+    from detloom.data.faults import refuse_faults
+    from detloom.data.splits import formats_of, open_split
+    from detloom.engine.evaluate import evaluate
+    from detloom.recipe import load_recipe
+    from detloom.workshop import workshop
+
+    detector = load_artifact(artifact)
+    assert detector.recipe is not None  # noqa: S101 - an artifact has one
+    recipe = load_recipe(detector.recipe, overrides)
+    annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"), formats_of(workshop()))
+    num_faults = refuse_faults((annotations,), skip_bad=skip_bad or recipe.data.skip_bad)
+    with shown_progress(f"evaluating {len(annotations.images)} pictures", is_shown=not as_json) as progress:
+        metrics = evaluate(detector, annotations, recipe, progress=progress, report=out)
+    if as_json:
+        echo_json(
+            {
+                "artifact": str(artifact),
+                "images": len(annotations.images),
+                "left_out": num_faults,
+                "metrics": {name: None if value != value else value for name, value in metrics.summary.items()},  # noqa: PLR0124 - NaN is null in JSON
+                "per_class": metrics.per_class,
+            }
+        )
+        return
+    if num_faults:
+        click.echo(f"went on without {num_faults} faulty pictures and boxes", err=True)
+    click.echo("  ".join(f"{name} {value:.3f}" for name, value in metrics.summary.items()))
+    width = max(len(name) for name in metrics.per_class)
+    for name, each in metrics.per_class.items():
+        click.echo(f"  {name:{width}}  " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
+    if out is not None:
+        click.echo(f"curves and numbers: {out}")

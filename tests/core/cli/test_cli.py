@@ -1,0 +1,122 @@
+"""The light verbs, their JSON, their speed and their mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+from detloom.cli import cli
+
+HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "assigner", "--json"],
+        ["show", "yolov7-tiny"],
+        ["show", "yolov7-tiny", "--origin"],
+        ["show", "yolov7-tinny"],
+        ["check", "yolov7-tiny", "--set", "assigner.use=atts"],
+        ["check", "yolov7-tiny", "--set", "trian.epochs=3"],
+        ["chekc"],
+    ],
+)
+def test_light_verbs_and_mistakes_in_names_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom detloom.cli import cli\n"
+        f"try: cli({arguments!r}, prog_name='detloom')\n"
+        "except SystemExit: pass\n"
+        f"heavy = {HEAVY} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_as_json_has_the_documented_keys() -> None:
+    rows = json.loads(run("list", "--json").stdout)
+
+    assert all(set(row) == {"kind", "name", "summary", "reference", "plugin"} for row in rows)
+    assert {"kind": "assigner", "name": "atss"}.items() <= next(row for row in rows if row["name"] == "atss").items()
+
+
+def test_check_as_json_has_the_documented_keys() -> None:
+    facts = json.loads(run("check", "yolov7-tiny", "--json").stdout)
+
+    assert facts["parameters"] == {"training": 6_228_762, "deployed": 6_219_709}
+    assert set(facts["gflops"]) == {"training", "deployed"}
+    assert facts["strides"] == [8, 16, 32]
+    assert facts["warnings"] == []
+
+
+def test_mistake_exits_with_2_and_prints_no_traceback() -> None:
+    result = run("check", "yolov7-tiny", "--set", "assigner.use=atts")
+
+    assert result.exit_code == 2
+    assert "Did you mean 'atss'?" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_wrong_verb_is_suggested() -> None:
+    result = run("trian")
+
+    assert result.exit_code == 2
+    assert "no command is called 'trian'. Did you mean 'train'?" in result.output
+
+
+def test_origin_names_the_layer_that_set_a_value() -> None:
+    lines = run("show", "yolov7-tiny", "--origin", "--set", "assigner.use=atss").stdout.splitlines()
+
+    assert any(line.split() == ["assigner.use", "=", "'atss'", "#", "--set"] for line in lines)
+    assert any("backbone.use" in line and line.endswith("# yolov7-tiny") for line in lines)
+
+
+def test_info_lists_settings_with_defaults() -> None:
+    facts = json.loads(run("info", "assigner", "atss", "--json").stdout)
+
+    assert {"name": "candidates", "type": "int", "required": False, "default": 9} in facts["settings"]
+
+
+def test_schema_accepts_the_bundled_recipes_and_refuses_a_wrong_setting() -> None:
+    schema = json.loads(run("schema").stdout)
+    assigner = schema["properties"]["assigner"]["allOf"]
+    atss = next(rule for rule in assigner if rule["if"]["properties"]["use"]["const"] == "atss")
+
+    assert schema["additionalProperties"] is False
+    assert atss["then"]["additionalProperties"] is False
+    assert atss["then"]["properties"]["candidates"]["type"] == "integer"
+
+
+def test_doctor_imports_everything() -> None:
+    result = run("doctor", "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["versions"]["torch"]
+
+
+def test_completion_offers_verbs_and_recipes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "detloom"],
+        env={
+            "_DETLOOM_COMPLETE": "bash_complete",
+            "COMP_WORDS": "detloom show yolov7-t",
+            "COMP_CWORD": "2",
+            "PATH": "",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "plain,yolov7-tiny" in done.stdout

@@ -1,0 +1,54 @@
+"""What criteria share: cross-entropy of independent classes, soft and focal.
+
+Shape letters: X any shape, M rows, C classes.
+
+References:
+    Focal loss: Lin et al. (2017), equations 4-5. Label smoothing: Szegedy et al. (2016), section 7.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["binary_cross_entropy", "one_hot", "smoothed_labels"]
+
+
+def smoothed_labels(smoothing: float) -> tuple[float, float]:
+    """Return what a true class and a false class should learn: ``1 - s/2`` and ``s/2``."""
+    return 1 - smoothing / 2, smoothing / 2
+
+
+def one_hot(labels_M: Tensor, num_classes: int, *, positive: Tensor | float = 1.0, negative: float = 0.0) -> Tensor:
+    """Return ``[M, C]`` float32 rows with ``positive`` (a number, or one a row) at the label."""
+    classes_C = torch.arange(num_classes, device=labels_M.device)
+    is_label_MC = labels_M[:, None] == classes_C
+    value_M1 = positive[:, None] if isinstance(positive, Tensor) else positive
+    return torch.where(is_label_MC, value_M1, negative).float()
+
+
+def binary_cross_entropy(
+    logits_X: Tensor,
+    targets_X: Tensor,
+    *,
+    positive_weight: float = 1.0,
+    focal_gamma: float = 0.0,
+    focal_alpha: float = 0.25,
+) -> Tensor:
+    """Return the cross-entropy of each logit with its target in [0, 1], not summed.
+
+    Args:
+        logits_X: Before the sigmoid.
+        targets_X: Probabilities to learn.
+        positive_weight: Factor on the positive part.
+        focal_gamma: How much easy cases are neglected; 0 leaves the focal factors out altogether.
+        focal_alpha: Weight of positives under a focal gamma; negatives weigh ``1 - focal_alpha``.
+    """
+    weight = None if positive_weight == 1 else logits_X.new_full((), positive_weight)
+    loss_X = functional.binary_cross_entropy_with_logits(logits_X, targets_X, pos_weight=weight, reduction="none")
+    if focal_gamma == 0:
+        return loss_X
+    probability_X = logits_X.sigmoid()
+    # 1 - p_t, written so that it does not cancel for confident logits.
+    miss_X = targets_X * (1 - probability_X) + (1 - targets_X) * probability_X
+    balance_X = targets_X * focal_alpha + (1 - targets_X) * (1 - focal_alpha)
+    return loss_X * balance_X * miss_X.pow(focal_gamma)

@@ -1,0 +1,43 @@
+"""Ranks that are the same on every device, equal values included.
+
+``torch.topk`` leaves open which of several equal values it takes. Here a value and its position
+make one integer, so that no two are equal and the first position wins.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["LAST_KEY", "ordered_key", "position_of", "smallest"]
+
+LAST_KEY = torch.iinfo(torch.int64).max
+
+_SHIFT = 32
+_LOW_BITS = (1 << _SHIFT) - 1
+_MAGNITUDE = 0x7FFFFFFF
+
+
+def ordered_key(values_X: Tensor, positions_X: Tensor) -> Tensor:
+    """Return int64 keys that sort by float32 value, then by position; NaN comes after infinity.
+
+    Args:
+        values_X: Taken as float32.
+        positions_X: Below ``2**32``; broadcasts against the values.
+    """
+    # The sign bit of a NaN, or of a zero, means nothing, and would sort it first.
+    clean_X = torch.where(values_X.isnan(), torch.nan, values_X.float() + 0.0)
+    bits_X = clean_X.view(torch.int32)
+    # Negative floats sort in reverse of their bits.
+    ordered_X = torch.where(bits_X < 0, bits_X ^ _MAGNITUDE, bits_X).long()
+    return (ordered_X << _SHIFT) | positions_X
+
+
+def position_of(keys_X: Tensor) -> Tensor:
+    """Return the positions that keys were made of."""
+    return keys_X & _LOW_BITS
+
+
+def smallest(values_XN: Tensor, count: int) -> Tensor:
+    """Return the ``[..., count]`` positions of the smallest values of each row, smallest first."""
+    positions_N = torch.arange(values_XN.shape[-1], device=values_XN.device)
+    keys_XN = ordered_key(values_XN, positions_N)
+    return position_of(keys_XN.topk(count, dim=-1, largest=False, sorted=True).values)

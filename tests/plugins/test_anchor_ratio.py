@@ -1,0 +1,141 @@
+"""Candidates by anchor ratio against a slow reference, by hand, and against the golden files."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detloom.ops.boxes import cxcywh_to_xyxy
+from detloom.structures import Priors, Targets
+from detloom_plugins.anchor_ratio import AnchorRatioCandidates, anchor_ratio_candidates
+
+HEIGHT, WIDTH = 64, 96
+STRIDES = (8, 16)
+ANCHORS_LA2 = torch.tensor([[[8.0, 8.0], [16.0, 8.0]], [[24.0, 40.0], [64.0, 64.0]]])
+PRIORS = Priors.on_grids([(8, 12), (4, 6)], STRIDES, ANCHORS_LA2)
+
+# Quarter pixels, so that centres fall on the edges and into the middle of cells.
+quarters = st.integers(1, 4 * HEIGHT).map(lambda n: n / 4)
+boxes_cxcywh = st.tuples(quarters, quarters, quarters, quarters)
+
+
+def candidates(
+    boxes: list[tuple[float, ...]], *, reach: float = 0.5, priors: Priors = PRIORS, ratio: float = 4.0
+) -> AnchorRatioCandidates:
+    """Return the candidates of one image, whose boxes are given by centre and size."""
+    boxes_T4 = cxcywh_to_xyxy(torch.tensor(boxes).reshape(-1, 4))
+    labels_T = torch.zeros(len(boxes), dtype=torch.int64)
+    targets = Targets.from_lists([boxes_T4], [labels_T], (HEIGHT, WIDTH))
+    return anchor_ratio_candidates(priors, targets.padded(), ratio=ratio, reach=reach)
+
+
+def pairs(found: AnchorRatioCandidates) -> list[tuple[int, int]]:
+    """Return prior and target of each candidate, in order."""
+    chosen = found.is_candidate_BK
+    return list(zip(found.prior_BK[chosen].tolist(), found.target_BK[chosen].tolist(), strict=True))
+
+
+def slow_pairs(boxes: list[tuple[float, ...]], reach: float) -> list[tuple[int, int]]:
+    """Return the same, one target after the other."""
+    found: list[tuple[int, int]] = []
+    for grid, sizes in zip(PRIORS.grids, ANCHORS_LA2.tolist(), strict=True):
+        for direction in range(5):
+            for anchor, (anchor_w, anchor_h) in enumerate(sizes):
+                for target, (cx, cy, w, h) in enumerate(boxes):
+                    x, y = cx / grid.stride, cy / grid.stride
+                    fits = max(w / anchor_w, anchor_w / w, h / anchor_h, anchor_h / h) < 4
+                    edge = (0.0, x, y, grid.width - x, grid.height - y)[direction]
+                    is_near = direction == 0 or (edge % 1 < reach and edge > 1)
+                    if not (fits and is_near):
+                        continue
+                    step_x, step_y = ((0, 0), (-reach, 0), (0, -reach), (reach, 0), (0, reach))[direction]
+                    column = min(max(math.trunc(x + step_x), 0), grid.width - 1)
+                    row = min(max(math.trunc(y + step_y), 0), grid.height - 1)
+                    found.append((grid.start + (row * grid.width + column) * 2 + anchor, target))
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(boxes_cxcywh, max_size=6), st.sampled_from([0.5, 1.0]))
+def test_candidates_and_their_order_are_those_of_the_slow_reference(
+    boxes: list[tuple[float, ...]], reach: float
+) -> None:
+    assert pairs(candidates(boxes, reach=reach)) == slow_pairs(boxes, reach)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("family", ["p5-nc3", "p5-nc80", "p6-nc3"])
+def test_published_candidates(loss_case: Callable[[str], Any], family: str, seed: int) -> None:
+    case = loss_case(f"{family}-seed{seed}")
+
+    for reach, name in ((0.5, "candidates3_"), (1.0, "candidates5_")):
+        if f"{name}0" not in case.arrays:
+            continue
+        found = anchor_ratio_candidates(case.lead.priors, case.targets.padded(), ratio=4.0, reach=reach)
+        image_M, column_M = found.is_candidate_BK.nonzero(as_tuple=True)
+
+        assert sorted(case.cells(image_M, found.prior_BK[image_M, column_M])) == case.golden_cells(name)
+
+
+def test_centre_on_the_edge_of_a_cell_names_that_cell_twice() -> None:
+    # x = 4 cells: near the edge to the left, and as near to that on the right, where 4.5 is still cell 4.
+    found = pairs(candidates([(32.0, 36.0, 8.0, 8.0)]))
+
+    level_0 = Counter((prior // 2 // 12, prior // 2 % 12) for prior, _ in found if prior % 2 == 0 and prior < 192)
+    assert level_0 == {(4, 4): 2, (4, 3): 1}
+
+
+def test_rounding_of_corners_does_not_move_a_centre_over_the_edge_of_a_cell() -> None:
+    width = 36.366259
+
+    exact = pairs(candidates([(48.0, 36.0, 36.0, 8.0)]))
+    rounded = pairs(candidates([(48.0, 36.0, width, 8.0)]))
+
+    assert exact == rounded
+
+
+def test_centre_on_the_border_of_the_image_belongs_to_the_last_cell() -> None:
+    found = pairs(candidates([(float(WIDTH), float(HEIGHT), 8.0, 8.0)]))
+
+    assert found
+    assert all(0 <= prior < PRIORS.num_priors for prior, _ in found)
+    assert {prior for prior, _ in found if prior < 192} == {190, 191}
+
+
+def test_ratio_of_exactly_the_limit_does_not_fit() -> None:
+    assert not pairs(candidates([(36.0, 36.0, 2.0, 8.0)], ratio=4.0))
+    assert pairs(candidates([(36.0, 36.0, 2.0, 8.0)], ratio=4.1))
+
+
+def test_points_are_compared_by_their_nominal_size() -> None:
+    points = Priors.on_grids([(8, 12)], [8], torch.full((1, 1, 2), 8.0))
+
+    found = pairs(candidates([(36.0, 36.0, 8.0, 8.0), (36.0, 36.0, 60.0, 60.0)], priors=points))
+
+    assert found == [(4 * 12 + 4, 0)]
+
+
+def test_levels_may_have_different_numbers_of_priors_a_cell() -> None:
+    one = Priors.on_grids([(8, 12)], [8], torch.full((1, 1, 2), 8.0))
+    two = Priors.on_grids([(4, 6)], [16], torch.full((1, 2, 2), 16.0))
+    second = type(two.grids[0])(4, 6, 16, 2, start=96)
+    priors = Priors(
+        centers_P2=torch.cat((one.centers_P2, two.centers_P2)),
+        sizes_P2=torch.cat((one.sizes_P2, two.sizes_P2)),
+        strides_P=torch.cat((one.strides_P, two.strides_P)),
+        level_P=torch.cat((one.level_P, two.level_P + 1)),
+        grids=(*one.grids, second),
+    )
+
+    found = pairs(candidates([(36.0, 36.0, 12.0, 12.0)], priors=priors, reach=0.0))
+
+    assert found == [(4 * 12 + 4, 0), (96 + (2 * 6 + 2) * 2, 0), (96 + (2 * 6 + 2) * 2 + 1, 0)]
+
+
+def test_no_targets_have_no_candidates() -> None:
+    assert not pairs(candidates([]))

@@ -55,12 +55,12 @@ class CsvObserver(Observer):
 
 
 def _row(record: EpochRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {"epoch": record.epoch, "step": record.step, "learning_rate": record.learning_rate}
+    row: dict[str, Any] = {"epoch": record.epoch, "step": record.step, "seconds": record.seconds}
+    row["learning_rate"] = record.learning_rate
     row |= {f"loss/{name}": value for name, value in record.losses.items()}
     row |= {f"val/{name}": "" if math.isnan(value) else value for name, value in (record.metrics or {}).items()}
     if record.fitness is not None:
         row["fitness"] = record.fitness
-    row["seconds"] = record.seconds
     return row
 
 

@@ -433,7 +433,9 @@ class Training:
                 self._hooks.run_finished(run=self._run)
                 self._run.write_records()
         finally:
-            self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+            # accelerate lays its forward over the model's own.
+            for name in ("forward", "_original_forward"):
+                vars(self._plain).pop(name, None)
             self._run.close()
 
 

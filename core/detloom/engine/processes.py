@@ -5,15 +5,14 @@ Shape letters: B images, C channels, H and W rows and columns.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from detloom.engine.settings import TrainSettings
 from detloom.errors import PluginError, RecipeError
@@ -26,6 +25,8 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 def open_accelerator(settings: TrainSettings) -> Accelerator:
     """Return an accelerator of the recipe's precision, whatever this process had before.
+
+    ``ACCELERATE_USE_CPU=true`` in the environment leaves a GPU alone.
 
     Raises:
         RecipeError: The device has no such precision.
@@ -152,9 +153,23 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch 
         """Accept any number of axes."""
 
 
+class _MeanOverProcesses(torch.autograd.Function):
+    """A mean whose gradient reaches every process that had a part in it."""
+
+    @staticmethod
+    def forward(_: Any, values_C: Tensor) -> Tensor:
+        mean_C = values_C.clone()
+        dist.all_reduce(mean_C)
+        return mean_C / dist.get_world_size()
+
+    @staticmethod
+    def backward(_: Any, gradient_C: Tensor) -> Tensor:
+        return _MeanOverProcesses.forward(None, gradient_C)
+
+
 def _mean_over_processes(values_C: Tensor) -> Tensor:
-    summed_C: Tensor = all_reduce(values_C)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return summed_C / dist.get_world_size()
+    mean_C: Tensor = _MeanOverProcesses.apply(values_C)
+    return mean_C
 
 
 def _channelwise(values_C: Tensor, like_BCHW: Tensor) -> Tensor:
@@ -162,6 +177,8 @@ def _channelwise(values_C: Tensor, like_BCHW: Tensor) -> Tensor:
 
 
 def _has_accelerator() -> bool:
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return False
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 

@@ -1,5 +1,6 @@
 """A detector, batches and a measure small enough to train in a blink; a script that is killed and resumes."""
 
+import csv
 import hashlib
 import json
 import os
@@ -9,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+import safetensors.torch
 import torch
-from detloom_plugins.csv_observer import CsvObserver
-from detloom_plugins.ramped_ema import RampedEma
 from torch import Tensor, nn
 
 from detloom import durable
@@ -24,6 +25,8 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Metrics, Observer
 from detloom.recipe import Recipe
 from detloom.structures import Targets
+from detloom_plugins.csv_observer import CsvObserver
+from detloom_plugins.ramped_ema import RampedEma
 
 SETTINGS: dict[str, Any] = {
     "epochs": 3,
@@ -40,12 +43,12 @@ SETTINGS: dict[str, Any] = {
 class StandInDetector(nn.Module):
     """Two convolutions that learn two numbers of each picture."""
 
-    def __init__(self, *, num_classes: int = 2) -> None:
+    def __init__(self, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.Dropout(0.1)
+            nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.Dropout(dropout)
         )
-        self.head = nn.Conv2d(8, num_classes, 1)
+        self.head = nn.Conv2d(8, 2, 1)
 
     def forward(self, images_BCHW: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return two losses."""
@@ -96,6 +99,8 @@ def begin(
 ) -> tuple[Training, Run]:
     """Return a training that is ready to begin, and its run."""
     recipe = Recipe("stand-in", {"train": {**SETTINGS, **(settings or {})}}, {})
+    # Bits repeat on a CPU.
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     torch.manual_seed(recipe.train.seed)
     detector = detector or StandInDetector()
     accelerator = open_accelerator(recipe.train)
@@ -125,8 +130,9 @@ def digest(run: Path) -> dict[str, str]:
         found[name] = hashlib.sha256(content).hexdigest()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found["metrics"] = json.dumps([{key: line[key] for key in line if key != "seconds"} for line in lines])
-    rows = (run / "log.csv").read_text().splitlines()
-    found["log"] = "\n".join(row.rpartition(",")[0] for row in rows)
+    with (run / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found["log"] = json.dumps([{key: row[key] for key in row if key != "seconds"} for row in rows])
     return found
 
 
@@ -164,7 +170,7 @@ class Killer(Observer):
 
     def lie_in_wait(self) -> None:
         """Reach into the writing of files."""
-        save_file, replace = durable.save_file, Path.replace
+        save_file, replace = safetensors.torch.save_file, Path.replace
 
         def half_saved(tensors: Any, path: Path, metadata: Any) -> None:
             save_file(tensors, path, metadata=metadata)
@@ -178,8 +184,9 @@ class Killer(Observer):
             self.die_at("after-rename")
             return result
 
-        durable.save_file = half_saved  # type: ignore[assignment]  # patched for the test
-        Path.replace = replaced  # type: ignore[method-assign]  # the same
+        patches = pytest.MonkeyPatch()
+        patches.setattr(durable, "save_file", half_saved)
+        patches.setattr(Path, "replace", replaced)
 
 
 def train_here(out: Path, point: str | None, settings: dict[str, Any]) -> None:
@@ -207,10 +214,26 @@ def train_apart(out: Path, point: str | None, settings: dict[str, Any]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
+def train_together(out: Path, settings: dict[str, Any]) -> None:
+    """Train as one of the processes that torchrun or accelerate started; the main one prints its losses."""
+    rank = int(os.environ.get("RANK", "0"))
+    torch.manual_seed(settings["seed"])
+    # Dropout draws other numbers in other processes.
+    detector = StandInDetector(dropout=0.0)
+    training, run = begin(out if rank == 0 else out.with_name(f"rank-{rank}"), settings=settings, detector=detector)
+    training.train()
+    weights = torch.cat([parameter.detach().flatten() for parameter in training.averaged.parameters()])
+    found = {"losses": [record.losses for record in run.history], "weights": weights.tolist(), "step": run.step}
+    (out.parent / f"found-{rank}.json").write_text(json.dumps(found))
+
+
 def main() -> None:
     """Kill a run at each point, resume it, and print what came of it as JSON."""
     root, settings, points = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     torch.set_num_threads(1)
+    if points == ["together"]:
+        train_together(root / "run", settings)
+        return
     whole = root / "whole"
     results: dict[str, Any] = {"": {"killed": train_apart(whole, None, settings), "digest": digest(whole)}}
     for number, point in enumerate(points):

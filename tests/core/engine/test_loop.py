@@ -1,0 +1,385 @@
+"""What the training loop does, and what it says when it cannot go on."""
+
+import errno
+import math
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detloom.durable import read_tensors
+from detloom.engine.run import Run
+from detloom.errors import ArtifactError, RecipeError, TrainingError
+from detloom.hookspecs import hookimpl
+from detloom.interfaces import Metrics, Observer
+from detloom.structures import Targets
+
+
+class Listener(Observer):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+
+    @hookimpl
+    def run_started(self, run: Run) -> None:
+        self.heard.append(("started", run.step))
+
+    @hookimpl
+    def step_finished(self, step: int, losses: Mapping[str, float]) -> None:
+        self.heard.append(("step", (step, sorted(losses))))
+
+    @hookimpl
+    def epoch_finished(self, epoch: int, metrics: Metrics | None) -> None:
+        self.heard.append(("epoch", (epoch, metrics is not None)))
+
+    @hookimpl
+    def run_finished(self, run: Run) -> None:
+        self.heard.append(("finished", run.status))
+
+
+class Sender(Observer):
+    """Sends its process a signal at an optimiser step."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    @hookimpl
+    def step_finished(self, step: int) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class Stopper(Observer):
+    """Asks the run to stop at an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @hookimpl
+    def epoch_finished(self, epoch: int) -> bool:
+        return epoch == self.epoch
+
+
+def weights_of(path: Path) -> bytes:
+    tensors, _ = read_tensors(path)
+    return b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
+
+
+def failing(stand_in: ModuleType, forward_pass: int, error: Exception | float) -> nn.Module:
+    """Return a detector of which one forward pass raises, or has a loss of this value."""
+
+    class Failing(stand_in.StandInDetector):  # type: ignore[misc, name-defined]  # a module loaded by path
+        passes = 0
+
+        def forward(self, images_BCHW: Tensor, targets: Targets) -> dict[str, Tensor]:
+            self.passes += 1
+            losses: dict[str, Tensor] = super().forward(images_BCHW, targets)
+            if self.passes == forward_pass:
+                if isinstance(error, Exception):
+                    raise error
+                losses["box"] = losses["box"] * error
+            return losses
+
+    return Failing()
+
+
+def test_same_seed_gives_the_same_weights(stand_in: ModuleType, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        stand_in.begin(tmp_path / name)[0].train()
+
+    assert weights_of(tmp_path / "one/last.safetensors") == weights_of(tmp_path / "two/last.safetensors")
+
+
+def test_other_seed_gives_other_weights(stand_in: ModuleType, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        stand_in.begin(tmp_path / str(seed), settings={"seed": seed})[0].train()
+
+    assert weights_of(tmp_path / "0/last.safetensors") != weights_of(tmp_path / "1/last.safetensors")
+
+
+def test_losses_fall(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", settings={"epochs": 6})
+
+    training.train()
+
+    assert sum(run.history[-1].losses.values()) < 0.5 * sum(run.history[0].losses.values())
+    assert run.status == "finished"
+
+
+def test_observers_hear_the_life_of_a_run(stand_in: ModuleType, tmp_path: Path) -> None:
+    listener = Listener()
+    training, _ = stand_in.begin(
+        tmp_path / "run", settings={"epochs": 2, "log_every": 3, "nominal_batch": 0}, observers=[listener]
+    )
+
+    training.train()
+
+    both = ["box", "classes"]
+    assert listener.heard == [
+        ("started", 0),
+        ("step", (3, both)),
+        ("step", (5, both)),
+        ("epoch", (1, True)),
+        ("step", (6, both)),
+        ("step", (9, both)),
+        ("step", (10, both)),
+        ("epoch", (2, True)),
+        ("finished", "finished"),
+    ]
+
+
+def test_misspelt_hook_is_an_error(stand_in: ModuleType, tmp_path: Path) -> None:
+    class Misspelt(Observer):
+        @hookimpl
+        def epoch_finnished(self) -> None: ...
+
+    with pytest.raises(Exception, match="epoch_finnished"):
+        stand_in.begin(tmp_path / "run", observers=[Misspelt()])
+
+
+def test_accumulated_passes_give_the_gradient_of_one_large_batch(stand_in: ModuleType, tmp_path: Path) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2, 3))
+
+        def forward(self, images_BCHW: Tensor, targets: Targets) -> dict[str, Tensor]:  # noqa: ARG002 - the contract
+            return {"all": (images_BCHW.mean((2, 3)) @ self.scale.T).mean()}
+
+    common = {"epochs": 1, "warmup_epochs": 0.0, "precision": "float32", "momentum": 0.0, "optimizer": "momentum"}
+    weights = []
+    for name, settings in {
+        "parts": {"batch": 4, "nominal_batch": 20},
+        "whole": {"batch": 20, "nominal_batch": 20},
+    }.items():
+        model = Linear()
+        training, _ = stand_in.begin(tmp_path / name, settings={**common, **settings}, detector=model, has_ema=False)
+        if name == "whole":
+            parts = list(stand_in.StandInBatches(batch=4).epoch(0))
+            images_BCHW = torch.cat([part.images_BCHW for part in parts])
+            targets = Targets.from_lists([torch.zeros(0, 4)] * 20, [torch.zeros(0)] * 20, (16, 16))
+            whole = parts[0].__class__(images_BCHW, targets, tuple(range(20)))
+            training._batches.length = 1
+            training._batches.epoch = lambda _epoch, _start, whole=whole: iter([whole])
+        training.train()
+        weights.append(model.scale.detach())
+
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
+    assert not weights[0].equal(torch.ones(2, 3))
+
+
+def test_sum_is_the_mean_times_the_pictures_of_a_pass(stand_in: ModuleType, tmp_path: Path) -> None:
+    moved = {}
+    for reduction in ("mean", "sum"):
+        detector = stand_in.StandInDetector().eval()
+        training, _ = stand_in.begin(
+            tmp_path / reduction,
+            settings={"loss_reduction": reduction, "nominal_batch": 0, "warmup_epochs": 0.0, "precision": "float32"},
+            detector=detector,
+        )
+        noted: dict[str, Tensor] = {}
+        training._optimizer.step = lambda noted=noted, detector=detector: noted.update(
+            gradient=detector.head.weight.grad.clone()
+        )
+        torch.manual_seed(0)
+        for parameter in detector.parameters():
+            nn.init.constant_(parameter, 0.1)
+        training._step(stand_in.StandInBatches().epoch(0), 0, 1)
+        moved[reduction] = noted["gradient"]
+
+    torch.testing.assert_close(moved["sum"], 4 * moved["mean"])
+
+
+def test_frozen_part_keeps_weights_and_statistics(stand_in: ModuleType, tmp_path: Path) -> None:
+    detector = stand_in.StandInDetector()
+    before = {name: entry.clone() for name, entry in detector.state_dict().items()}
+
+    stand_in.begin(tmp_path / "run", settings={"freeze": ["backbone"]}, detector=detector)[0].train()
+
+    changed = {name for name, entry in detector.state_dict().items() if not entry.equal(before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_unknown_part_cannot_be_frozen(stand_in: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no part 'backbon'\. Did you mean 'backbone'\?\n  parts: backbone, head"):
+        stand_in.begin(tmp_path / "run", settings={"freeze": ["backbon"]})
+
+
+def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_artifact(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", detector=failing(stand_in, 7, math.nan))
+
+    with pytest.raises(TrainingError) as raised:
+        training.train()
+
+    said = str(raised.value)
+    assert "epoch 2, step 6: the loss box is nan" in said
+    assert "since at most 2 steps ago" in said
+    assert "learning_rate (now 0.01)" in said
+    assert str(run.last) in said
+    assert all(entry.isfinite().all() for entry in read_tensors(run.last)[0].values())
+    assert run.status == "failed"
+
+
+def test_weights_that_are_not_finite_are_never_saved(stand_in: ModuleType, tmp_path: Path) -> None:
+    class Spoiler(Observer):
+        @hookimpl
+        def step_finished(self, step: int) -> None:
+            if step == 7:
+                nn.init.constant_(detector.head.bias, math.inf)
+                nn.init.constant_(training.averaged.head.bias, math.inf)
+
+    detector = stand_in.StandInDetector()
+    training, run = stand_in.begin(tmp_path / "run", detector=detector, observers=[Spoiler()])
+
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        training.train()
+
+    assert all(entry.isfinite().all() for entry in read_tensors(run.last)[0].values())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_lack_of_memory_says_what_to_change(stand_in: ModuleType, tmp_path: Path, error: Exception) -> None:
+    training, _ = stand_in.begin(tmp_path / "run", detector=failing(stand_in, 2, error))
+
+    with pytest.raises(TrainingError, match=r"memory of cpu does not suffice(.|\n)*batch \(now 4;(.|\n)*image_size"):
+        training.train()
+
+
+def test_other_errors_stay_what_they_are(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, _ = stand_in.begin(tmp_path / "run", detector=failing(stand_in, 2, RuntimeError("a bug")))
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        training.train()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_resumes_to_the_same_end(stand_in: ModuleType, tmp_path: Path, number: int) -> None:
+    stand_in.begin(tmp_path / "whole")[0].train()
+    training, run = stand_in.begin(tmp_path / "run", observers=[Sender(number, 6)])
+    handler = signal.getsignal(number)
+
+    training.train()
+    status, step = run.status, run.step
+    resumed, rest = stand_in.begin(tmp_path / "run", resume=True)
+    resumed.train()
+
+    assert (status, step) == ("interrupted", 7)
+    assert "resume" in run.message
+    assert rest.status == "finished"
+    assert weights_of(tmp_path / "run/last.safetensors") == weights_of(tmp_path / "whole/last.safetensors")
+    assert signal.getsignal(number) is handler
+
+
+def test_second_interrupt_stops_at_once(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", observers=[Sender(signal.SIGINT, 2), Sender(signal.SIGINT, 2)])
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train()
+
+    assert run.status == "interrupted"
+
+
+def test_observer_ends_a_run_that_then_stays_ended(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", observers=[Stopper(2)])
+
+    training.train()
+    resumed, rest = stand_in.begin(tmp_path / "run", resume=True)
+    resumed.train()
+
+    assert run.status == rest.status == "stopped"
+    assert len(rest.history) == 2
+
+
+def test_full_disk_is_told_and_leaves_the_last_artifact(
+    stand_in: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Filler(Observer):
+        @hookimpl
+        def epoch_finished(self, epoch: int) -> None:
+            if epoch == 2:
+                monkeypatch.setattr("detloom.durable.save_file", full)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    training, run = stand_in.begin(tmp_path / "run", observers=[Filler()])
+
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        training.train()
+
+    assert read_tensors(run.last)[1]["extra"].startswith('{"epoch": 1,')
+    assert not list(run.directory.glob("*.unfinished"))
+
+
+def test_best_is_the_epoch_with_the_highest_fitness(stand_in: ModuleType, tmp_path: Path) -> None:
+    precisions = iter([0.2, 0.6, 0.4])
+
+    training, run = stand_in.begin(
+        tmp_path / "run", evaluate=lambda _: Metrics({"AP": next(precisions), "AP50": 0.5}, {})
+    )
+    training.train()
+
+    assert run.best_epoch is not None
+    assert run.best_epoch.epoch == 2
+    assert run.best_epoch.fitness == pytest.approx(0.9 * 0.6 + 0.1 * 0.5)
+    assert read_tensors(run.best)[1]["extra"].startswith('{"epoch": 2,')
+    assert read_tensors(run.last)[1]["extra"].startswith('{"epoch": 3,')
+
+
+def test_averaged_weights_are_saved_and_measured(stand_in: ModuleType, tmp_path: Path) -> None:
+    measured = []
+    detector = stand_in.StandInDetector()
+
+    def evaluate(model: nn.Module) -> Metrics:
+        measured.append(model)
+        return Metrics({"AP": 0.5, "AP50": 0.5}, {})
+
+    training, run = stand_in.begin(tmp_path / "run", detector=detector, evaluate=evaluate)
+    training.train()
+
+    saved = read_tensors(run.last)[0]["head.weight"]
+    assert measured == [training.averaged] * 3
+    assert saved.equal(training.averaged.state_dict()["head.weight"])
+    assert not saved.equal(detector.head.weight.detach())
+
+
+def test_evaluation_is_at_its_epochs_and_at_the_end(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", settings={"epochs": 5, "evaluate_every": 2})
+
+    training.train()
+
+    assert [record.epoch for record in run.history if record.metrics] == [2, 4, 5]
+
+
+def test_training_leaves_no_trace_in_the_process(stand_in: ModuleType, tmp_path: Path) -> None:
+    detector = stand_in.StandInDetector()
+    training, _ = stand_in.begin(tmp_path / "run", detector=detector, settings={"epochs": 1})
+
+    training.train()
+
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "forward" not in vars(detector)
+
+
+def test_precision_may_change_between_runs(stand_in: ModuleType, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16", "float32"):
+        training, run = stand_in.begin(
+            tmp_path / f"run-{len(list(tmp_path.iterdir()))}", settings={"precision": precision}
+        )
+        training.train()
+
+        assert run.status == "finished"

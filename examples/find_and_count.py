@@ -1,6 +1,6 @@
 """Count what a trained detector finds in pictures.
 
-python examples/find_and_count.py demo/run/best.safetensors demo/data/unseen/*.jpg
+python examples/find_and_count.py demo/run-1/best.safetensors demo/data/unseen/*.jpg
 """
 
 import sys

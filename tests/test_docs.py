@@ -1,0 +1,171 @@
+"""What the documents say is so: tables, hooks, links, code, commands."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from detloom.catalogue import bundled_rows
+from detloom.cli import VERBS, cli
+from detloom.hookspecs import PluginHooks, RunHooks
+from detloom.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *DOCS.rglob("*.md"),
+        *(ROOT / "examples").rglob("*.md"),
+    ]
+)
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced code of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """Return the ``detloom`` command lines of indented blocks, without comments."""
+    lines = re.findall(r"^ {4}(detloom .*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that a page's headings are linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def load_tables() -> ModuleType:
+    """Return ``docs/tables.py``, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_of_components_are_those_of_the_catalogue() -> None:
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, text in load_tables().pages().items()
+        if path.read_text(encoding="utf-8") != text
+    ]
+
+    assert stale == [], "run `python docs/tables.py`"
+
+
+def test_every_row_of_the_catalogue_is_in_the_readme_and_has_a_heading_and_a_source() -> None:
+    readme, components, provenance = (
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "README.md", DOCS / "components.md", DOCS / "provenance.md")
+    )
+
+    for row in bundled_rows():
+        assert f"(docs/components.md#{row.kind}-{row.name}) | {row.summary} |" in readme
+        assert f"\n### {row.kind} {row.name}\n" in components
+        assert f"| {row.kind} | `{row.name}` | {row.reference} |" in provenance
+
+
+@pytest.mark.parametrize("hooks", [PluginHooks, RunHooks])
+def test_every_hook_has_a_heading_with_its_exact_signature(hooks: type) -> None:
+    plugins = (DOCS / "plugins.md").read_text(encoding="utf-8")
+    (definition,) = ast.parse(inspect.getsource(hooks)).body
+    assert isinstance(definition, ast.ClassDef)
+
+    for hook in definition.body:
+        if not isinstance(hook, ast.FunctionDef):
+            continue
+        assert hook.returns is not None
+        hook.args.args = hook.args.args[1:]  # a reader does not write `self` in a module
+        signature = f"{hook.name}({ast.unparse(hook.args)}) -> {ast.unparse(hook.returns)}".replace("'", "")
+        assert f"\n#### {signature}\n" in plugins
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_toml_can_be_read_and_recipes_can_be_loaded(page: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(blocks(page, "toml")):
+        tables = tomllib.loads(text)
+        if "extends" in tables:
+            recipe = tmp_path / f"recipe-{number}.toml"
+            recipe.write_text(text, encoding="utf-8")
+            load_recipe(recipe)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_python_can_be_compiled(page: Path) -> None:
+    for text in blocks(page, "python"):
+        compile(text, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+    for line in commands(page):
+        verb, *arguments = shlex.split(line)[1:]
+        if verb.startswith("-") or verb.isupper():
+            continue
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        used = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+        assert used <= known, line
+
+
+def test_every_command_is_described() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+
+    assert [verb for verb in VERBS if f"\n## detloom {verb}" not in text] == []
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples" / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_of_the_examples_can_be_loaded(recipe: Path) -> None:
+    assert load_recipe(recipe).summary
+
+
+def test_the_readme_and_the_script_run_the_same_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest\n' in readme
+    assert 'pip install --quiet -e ".[test]"\npytest' in script
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+
+    for text in blocks(DOCS / "tutorial.md", "python"):
+        exec(compile(text, "tutorial.md", "exec"), names)  # noqa: S102 - our own document
+
+    assert (tmp_path / "runs").is_dir()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_documents_speak_plainly(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert "—" not in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith(("|", "!"))) <= 200

@@ -141,3 +141,36 @@ def loss_case(shared: Callable[[str], Path]) -> Callable[[str], LossCase]:
         )
 
     return load
+
+
+@pytest.fixture(scope="session")
+def described_case(shared: Callable[[str], Path]) -> Callable[[str], tuple[LossCase, dict[str, Any]]]:
+    """Return a function of a case's name in the description's golden file to the case and its numbers."""
+
+    def load(name: str) -> tuple[LossCase, dict[str, Any]]:
+        case = json.loads(shared("spec/golden/losses.json").read_text())[name]
+        setup = case["setup"]
+        size, strides, batch = setup["image_size"], setup["strides"], setup["batch"]
+        random = np.random.RandomState(setup["seed"])
+        outputs = 2 if "aux_ota_q20" in case else 1
+        maps = [
+            random.standard_normal((batch, 3, size // s, size // s, 5 + setup["classes"])).astype(np.float32)
+            for s in list(strides) * outputs
+        ]
+        target_T6 = torch.tensor(setup["targets_px_of_128"], dtype=torch.float32)
+        if setup["all_classes_zero"]:
+            target_T6[:, 1] = 0
+        boxes_T4 = cxcywh_to_xyxy(target_T6[:, 2:] / 128 * size)
+        per_image = [target_T6[:, 0] == image for image in range(batch)]
+        return LossCase(
+            arrays={"targets": target_T6.numpy()},
+            maps=tuple(torch.from_numpy(each).requires_grad_() for each in maps),
+            strides=tuple(strides),
+            anchors_LA2=torch.tensor(setup["anchors_px"], dtype=torch.float32),
+            image_size=(size, size),
+            targets=Targets.from_lists(
+                [boxes_T4[here] for here in per_image], [target_T6[here, 1] for here in per_image], (size, size)
+            ),
+        ), case
+
+    return load

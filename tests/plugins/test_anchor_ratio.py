@@ -82,6 +82,21 @@ def test_published_candidates(loss_case: Callable[[str], Any], family: str, seed
         assert sorted(case.cells(image_M, found.prior_BK[image_M, column_M])) == case.golden_cells(name)
 
 
+@pytest.mark.parametrize("name", ["nl3_size128_nc5_seed11", "nl4_size256_nc5_seed12", "nl3_size128_nc1_seed13"])
+def test_published_order_of_candidates(described_case: Callable[[str], Any], name: str) -> None:
+    case, numbers = described_case(name)
+    found = anchor_ratio_candidates(case.lead.priors, case.targets.padded(), ratio=4.0, reach=0.5)
+
+    for image in range(case.targets.num_images):
+        chosen = found.is_candidate_BK[image]
+        prior_N, target_N = found.prior_BK[image][chosen], found.target_BK[image][chosen]
+        cells = case.cells(torch.full_like(prior_N, image), prior_N)
+        mine = [[*cell, target] for cell, target in zip(cells, target_N.tolist(), strict=True)]
+
+        listed = enumerate(numbers["candidates_g0.5"])
+        assert mine == [[level, *row] for level, rows in listed for row in rows if row[0] == image]
+
+
 def test_centre_on_the_edge_of_a_cell_names_that_cell_twice() -> None:
     # x = 4 cells: near the edge to the left, and as near to that on the right, where 4.5 is still cell 4.
     found = pairs(candidates([(32.0, 36.0, 8.0, 8.0)]))

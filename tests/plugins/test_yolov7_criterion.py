@@ -120,6 +120,30 @@ def test_published_losses_of_wide_images_with_fixed_assignment(loss_case: Callab
     np.testing.assert_allclose(norms, [case.arrays[f"plain_grad{i}"] for i in range(3)], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["nl3_size128_nc5_seed11", "nl4_size256_nc5_seed12", "nl3_size128_nc1_seed13"])
+def test_losses_of_the_description(described_case: Callable[[str], Any], name: str) -> None:
+    case, numbers = described_case(name)
+    gains = numbers["setup"]["scaled_gains"]
+    criterion = Yolov7Criterion(
+        box=gains["box"], objectness=gains["obj"], classes=gains["cls"], scale=1, scale_gains=False
+    )
+
+    plain_losses = criterion.losses(case.lead, every_candidate(case), case.targets)
+    if "ota_q10" in numbers:
+        golden, matches = numbers["ota_q10"], Yolov7Assigner().assign(case.lead, case.targets)
+        dynamic = criterion.losses(case.lead, matches, case.targets)
+    else:
+        golden, lead = numbers["aux_ota_q20"], case.lead
+        fine, coarse = (Yolov7Assigner(candidates=20, reach=r).assign(lead, case.targets) for r in (0.5, 1.0))
+        dynamic = criterion.losses(lead, fine, case.targets)
+        coarse_losses = criterion.losses(case.auxiliary, coarse, case.targets)
+        dynamic = {key: dynamic[key] + 0.25 * coarse_losses[key] for key in dynamic}
+
+    for losses, expected in ((plain_losses, numbers["plain"]), (dynamic, golden)):
+        parts = [losses[key].item() for key in ("box", "objectness", "class")]
+        np.testing.assert_allclose(parts, expected["items_box_obj_cls_sum"][:3], rtol=1e-5)
+
+
 PRIORS = Priors.on_grids([(2, 2), (1, 1), (1, 1)], (8, 16, 16), torch.full((3, 1, 2), 8.0))
 TARGETS = Targets.from_lists([torch.tensor([[0.0, 0.0, 8.0, 8.0]])], [torch.tensor([1])], (16, 16))
 

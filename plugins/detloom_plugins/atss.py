@@ -3,7 +3,7 @@
 Shape letters: B images, P priors, T targets, L levels, W cells of a window, N cells taken of it,
 A priors of a cell, K = L x N x A candidates of a target, M matches.
 
-Reference: ATSS (2020), section 3.3 and algorithm 1.
+Reference: Zhang et al., ATSS (2020), section 4.1 and algorithm 1.
 """
 
 import math

@@ -5,8 +5,8 @@ Boxes are xyxy. The measures are differentiable in both arguments.
 Shape letters: N and M boxes of the two sides, X any shape that broadcasts.
 
 References:
-    GIoU: Rezatofighi et al. (2019), equation 1. DIoU and CIoU: Zheng et al. (2020), equations 6-11.
-    SIoU: Gevorgyan (2022), equations 1-15.
+    GIoU: Rezatofighi et al. (2019), algorithm 1. DIoU and CIoU: Zheng et al. (2020), section 3.
+    SIoU: Gevorgyan (2022), section 2.
 """
 
 import math

@@ -51,7 +51,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         if memory in owners:
             plain[name] = tensor.clone()
         owners.add(memory)
-    write_whole(path, lambda beside: save_file(plain, beside, metadata=dict(metadata)))
+
+    def save(beside: Path) -> None:
+        beside.touch()
+        mode = beside.stat().st_mode
+        save_file(plain, beside, metadata=dict(metadata))
+        # safetensors makes files that their owner alone may read, whatever the process's mask says.
+        beside.chmod(mode)
+
+    write_whole(path, save)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

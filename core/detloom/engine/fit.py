@@ -67,6 +67,7 @@ def fit(
     num_faults = refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
     accelerator = open_accelerator(settings)
     followers = (*_observers(loaded), *observers)
+    evaluate = _evaluation(loaded, val)
     random_before = torch.get_rng_state()
     torch.manual_seed(settings.seed)
     detector = assemble(loaded, names=train.names)
@@ -84,13 +85,15 @@ def fit(
             settings=settings,
             accelerator=accelerator,
             make_ema=_ema_maker(loaded),
-            evaluate=_evaluation(loaded, val),
+            evaluate=evaluate,
             observers=followers if accelerator.is_main_process else (),
             view=view,
         )
         if resume:
             training.resume()
         training.train()
+        if accelerator.is_main_process and run.status in ("finished", "stopped") and run.best_epoch is not None:
+            _report(run, detector, val)
     finally:
         run.close()
         torch.set_rng_state(random_before)
@@ -170,9 +173,19 @@ def _ema_maker(recipe: Recipe) -> Callable[[nn.Module], Ema] | None:
 def _evaluation(recipe: Recipe, val: Annotations) -> Callable[[nn.Module], Metrics] | None:
     if recipe.train.evaluate_every == 0:
         return None
+    from detloom.engine.evaluate import build_evaluator, evaluate
+
+    # Built before training, so that a mistake in its settings does not wait for the first epoch's end.
+    evaluator = build_evaluator(recipe, val)
+    return lambda model: evaluate(model, val, recipe, evaluator=evaluator)
+
+
+def _report(run: Run, detector: Detector, val: Annotations) -> None:
+    """Draw the curves and the confusion of the best weights."""
     from detloom.engine.evaluate import evaluate
 
-    return lambda model: evaluate(model, val, recipe)
+    detector.load_state_dict(dict(read_artifact(run.best).tensors))
+    evaluate(detector.eval(), val, run.recipe, report=run.directory / "report")
 
 
 def _start_from(detector: Detector, recipe: Recipe, view: RunView) -> None:

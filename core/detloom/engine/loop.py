@@ -220,7 +220,6 @@ class Training:
         self._model.train()
         for part in self._frozen:
             part.eval()
-        weight = float(settings.batch) if settings.loss_reduction == "sum" else 1 / passes
         for index in range(passes):
             batch = next(batches).to(accelerator.device, non_blocking=True)
             images_BCHW = batch.images_BCHW.float() / 255
@@ -232,7 +231,7 @@ class Training:
             with together:
                 losses = self._model(images_BCHW, batch.targets)
                 self._remember(losses)
-                accelerator.backward(torch.stack(list(losses.values())).sum() * weight)
+                accelerator.backward(torch.stack(list(losses.values())).sum() / passes)
         rates = self._schedule.rates_at(first + passes - 1)
         self._learning_rate = rates.learning_rate
         set_rates_(self._optimizer, rates)

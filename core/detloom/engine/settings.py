@@ -24,15 +24,8 @@ class TrainSettings(BaseModel):
         default=64,
         ge=0,
         description=(
-            "Pictures of an optimiser step: max(round(nominal_batch / batch), 1) forward passes are accumulated, "
-            "and weight_decay is scaled by batch * accumulated / nominal_batch. 0: neither."
-        ),
-    )
-    loss_reduction: Literal["sum", "mean"] = Field(
-        default="sum",
-        description=(
-            "What the optimiser sees of the mean losses of its pictures: their sum over pictures (the learning rates "
-            "published for YOLOv7 mean this one), or their mean. Losses are reported as means either way."
+            "Pictures of an optimiser step, which sees their mean loss: max(round(nominal_batch / batch), 1) forward "
+            "passes are accumulated, and weight_decay is scaled by batch * accumulated / nominal_batch. 0: neither."
         ),
     )
     auxiliary_weight: float = Field(

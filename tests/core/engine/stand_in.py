@@ -35,7 +35,6 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.01,
     "warmup_epochs": 1.0,
     "warmup_min_steps": 0,
-    "loss_reduction": "mean",
     "log_every": 2,
 }
 

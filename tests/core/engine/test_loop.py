@@ -175,28 +175,6 @@ def test_accumulated_passes_give_the_gradient_of_one_large_batch(stand_in: Modul
     assert not weights[0].equal(torch.ones(2, 3))
 
 
-def test_sum_is_the_mean_times_the_pictures_of_a_pass(stand_in: ModuleType, tmp_path: Path) -> None:
-    moved = {}
-    for reduction in ("mean", "sum"):
-        detector = stand_in.StandInDetector().eval()
-        training, _ = stand_in.begin(
-            tmp_path / reduction,
-            settings={"loss_reduction": reduction, "nominal_batch": 0, "warmup_epochs": 0.0, "precision": "float32"},
-            detector=detector,
-        )
-        noted: dict[str, Tensor] = {}
-        training._optimizer.step = lambda noted=noted, detector=detector: noted.update(
-            gradient=detector.head.weight.grad.clone()
-        )
-        torch.manual_seed(0)
-        for parameter in detector.parameters():
-            nn.init.constant_(parameter, 0.1)
-        training._step(stand_in.StandInBatches().epoch(0), 0, 1)
-        moved[reduction] = noted["gradient"]
-
-    torch.testing.assert_close(moved["sum"], 4 * moved["mean"])
-
-
 def test_frozen_part_keeps_weights_and_statistics(stand_in: ModuleType, tmp_path: Path) -> None:
     detector = stand_in.StandInDetector()
     before = {name: entry.clone() for name, entry in detector.state_dict().items()}

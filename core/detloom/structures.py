@@ -10,10 +10,16 @@ box distribution.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from detloom.errors import DetloomError
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 __all__ = [
     "Assignment",
@@ -355,3 +361,54 @@ class Detections:
     def __len__(self) -> int:
         """Return the number of boxes."""
         return self.boxes_N4.shape[0]
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Return the rows of a COCO result file: corner, width and height; pixels to a thousandth.
+
+        Args:
+            image_id: The data set's id of the picture.
+            category_ids: The data set's id of each class index; from 1 when not given.
+        """
+        ids = range(1, len(self.names) + 1) if category_ids is None else category_ids
+        corner_N2, size_N2 = self.boxes_N4[:, :2], self.boxes_N4[:, 2:] - self.boxes_N4[:, :2]
+        return [
+            {
+                "image_id": image_id,
+                "category_id": ids[label],
+                "bbox": [round(side, 3) for side in box],
+                "score": round(score, 5),
+            }
+            for box, score, label in zip(
+                torch.cat((corner_N2, size_N2), dim=1).tolist(),
+                self.scores_N.tolist(),
+                self.labels_N.tolist(),
+                strict=True,
+            )
+        ]
+
+    def to_supervision(self) -> "sv.Detections":
+        """Return the same as ``supervision.Detections``.
+
+        Raises:
+            DetloomError: The supervision package is not installed.
+        """
+        try:
+            import supervision as sv
+        except ImportError as error:
+            raise DetloomError(
+                "Detections.to_supervision: the supervision package is not installed; "
+                "`pip install 'detloom[supervision]'` installs it"
+            ) from error
+        labels_N = self.labels_N.cpu().numpy()
+        return sv.Detections(
+            xyxy=self.boxes_N4.cpu().numpy(),
+            confidence=self.scores_N.cpu().numpy(),
+            class_id=labels_N,
+            data={"class_name": np.asarray(self.names, dtype=str)[labels_N]},
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a table of the boxes and, where the picture is a file, the picture with them."""
+        from detloom.pictures import detections_html
+
+        return detections_html(self)

@@ -1,0 +1,172 @@
+"""A detector against annotations: metrics, and pictures that say where it is wrong."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from detloom.assembly import build
+from detloom.data.loader import Loader, num_workers
+from detloom.data.records import Annotations
+from detloom.detector import Detector
+from detloom.engine.predict import Precision, detect, detections_of, ready
+from detloom.engine.report import write_report
+from detloom.errors import DataError, RecipeError
+from detloom.interfaces import Evaluator, Metrics
+from detloom.kinds import Kind
+from detloom.recipe import Recipe
+from detloom.structures import Detections
+from detloom.workshop import workshop
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build_evaluator", "detect_split", "evaluate"]
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    detector: "Detector | nn.Module",
+    annotations: Annotations,
+    recipe: Recipe | None = None,
+    *,
+    evaluator: Evaluator | None = None,
+    score: float | None = None,
+    overlap: float | None = None,
+    batch: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    workers: int | None = None,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    report: str | Path | None = None,
+) -> Metrics:
+    """Return the metrics of a detector on a split; settings that are None are the recipe's.
+
+    Every box that scores above the evaluation threshold counts, with each of its labels.
+
+    Args:
+        detector: What is measured; it is left as it was.
+        annotations: The split.
+        recipe: Where settings come from; the detector's own when not given.
+        evaluator: What measures; the recipe's when not given.
+        score: Least score of a detection.
+        overlap: IoU from which the lesser of two boxes of a class is dropped.
+        batch: Pictures of a forward pass.
+        image_size: Side of the canvas that pictures are fitted on, or its height and width.
+        workers: Processes that read pictures.
+        precision: Of the forward pass.
+        device: Where to compute; None stays where the detector is.
+        progress: Called after each batch with the batches done and those of the split.
+        report: Directory for precision-recall and confusion pictures and ``evaluation.json``.
+
+    Raises:
+        RecipeError: The recipe names no evaluator.
+        DataError: A picture cannot be read, or the detector has other classes.
+    """
+    model = _narrowed(detector)
+    recipe = recipe or model.recipe
+    if recipe is None:
+        raise RecipeError("evaluate: this detector has no recipe; give one, for the size of pictures and thresholds")
+    _check_classes(model.names, annotations)
+    evaluator = evaluator or build_evaluator(recipe, annotations)
+    found = detect_split(
+        model,
+        annotations,
+        recipe,
+        score=score,
+        overlap=overlap,
+        batch=batch,
+        image_size=image_size,
+        workers=workers,
+        precision=precision,
+        device=device,
+        progress=progress,
+    )
+    metrics = evaluator.evaluate(found)
+    if report is not None:
+        write_report(Path(report), metrics, found, annotations)
+    return metrics
+
+
+def detect_split(
+    detector: Detector,
+    annotations: Annotations,
+    recipe: Recipe,
+    *,
+    score: float | None = None,
+    overlap: float | None = None,
+    batch: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    workers: int | None = None,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> dict[int, Detections]:
+    """Return what is found in each picture of a split, by its index, with the settings of evaluation.
+
+    The arguments are those of ``evaluate``.
+    """
+    settings, data = recipe.predict, recipe.data
+    loader = Loader(
+        annotations,
+        image_size=data.image_size if image_size is None else image_size,
+        batch_size=batch or settings.batch,
+        stride=detector.max_stride,
+        workers=num_workers(data.workers if workers is None else workers),
+        cache="off",
+        rectangular=data.rectangular,
+    )
+    found: dict[int, Detections] = {}
+    with ready(detector, fuse=settings.fuse, device=device) as model:
+        for done, batch_BCHW in enumerate(loader.epoch(0), 1):
+            kept = detect(
+                model,
+                batch_BCHW.images_BCHW,
+                score=settings.evaluation_score_threshold if score is None else score,
+                overlap=settings.evaluation_iou_threshold if overlap is None else overlap,
+                max_detections=settings.max_detections,
+                multi_label=True,
+                agnostic=settings.class_agnostic,
+                candidates=settings.max_candidates,
+                precision=precision,
+            )
+            names = [str(annotations.images[index].path) for index in batch_BCHW.indices]
+            group = detections_of(kept, batch_BCHW.letterboxes, detector.names, names)
+            found.update(zip(batch_BCHW.indices, group, strict=True))
+            if progress is not None:
+                progress(done, len(loader))
+    return found
+
+
+def build_evaluator(recipe: Recipe, annotations: Annotations) -> Evaluator:
+    """Return the recipe's evaluator for a split.
+
+    Raises:
+        RecipeError: The recipe names none.
+    """
+    table = recipe.tables.get(Kind.EVALUATOR)
+    where = recipe.where(Kind.EVALUATOR)
+    if table is None:
+        known = ", ".join(workshop().names(Kind.EVALUATOR))
+        raise RecipeError(f"{where}: no evaluator is named; add [evaluator] with `use`, one of: {known}")
+    built = build(Kind.EVALUATOR, table, annotations, where=where)
+    if not isinstance(built, Evaluator):
+        raise TypeError(f"{built!r} is no Evaluator")
+    return built
+
+
+def _narrowed(detector: "Detector | nn.Module") -> Detector:
+    if not isinstance(detector, Detector):
+        raise TypeError(f"evaluate needs a Detector, not a {type(detector).__name__}")
+    return detector
+
+
+def _check_classes(names: Sequence[str], annotations: Annotations) -> None:
+    if len(names) != len(annotations.names):
+        raise DataError(
+            f"{annotations.source}: has {len(annotations.names)} classes ({', '.join(annotations.names)}), but the "
+            f"detector has {len(names)} ({', '.join(names)}). Evaluate on the data set that it was trained for."
+        )

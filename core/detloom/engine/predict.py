@@ -1,0 +1,338 @@
+"""Detections in pictures: batched, in order, streamed.
+
+Shape letters: see ``structures``.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detloom.data.letterbox import Letterbox
+from detloom.data.reading import Picture
+from detloom.detector import Detector
+from detloom.durable import write_text
+from detloom.engine.settings import PredictSettings
+from detloom.engine.sources import Source, open_sources, windows
+from detloom.errors import DataError, RecipeError, TrainingError, suggest
+from detloom.ops.nms import Kept, suppress
+from detloom.pictures import draw, make_directory, write_picture
+from detloom.structures import Detections, HeadMaps
+
+__all__ = ["detect", "detections_json", "detections_of", "predict", "ready", "stream", "write_predictions"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LABEL_SIDE = 640
+
+
+def predict(
+    detector: Detector,
+    sources: Source | Sequence[Source],
+    *,
+    score: float | None = None,
+    overlap: float | None = None,
+    max_detections: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    agnostic: bool | None = None,
+    batch: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    on_bad: Callable[[DataError], None] | None = None,
+) -> list[Detections]:
+    """Return what is found in pictures, in their order; settings that are None are the recipe's.
+
+    Args:
+        detector: What looks.
+        sources: Picture or video files, folders, patterns with ``*``, RGB arrays ``uint8 [H, W, 3]``,
+            pillow images; one or several.
+        score: Least score of a detection.
+        overlap: IoU from which the lesser of two boxes is dropped.
+        max_detections: Most detections of a picture.
+        classes: Names or indices of the classes to look for; None looks for all.
+        agnostic: Let boxes of different classes suppress one another.
+        batch: Pictures of a forward pass.
+        image_size: Side of the canvas that pictures are fitted on, or its height and width.
+        precision: Of the forward pass.
+        device: Where to compute; None stays where the detector is.
+        on_bad: Called with each file that cannot be read, which is then left out; without it, all
+            such files are named in one error at the end.
+
+    Raises:
+        DataError: A source is not there or cannot be read.
+    """
+    found = stream(
+        detector,
+        sources,
+        score=score,
+        overlap=overlap,
+        max_detections=max_detections,
+        classes=classes,
+        agnostic=agnostic,
+        batch=batch,
+        image_size=image_size,
+        precision=precision,
+        device=device,
+        on_bad=on_bad,
+    )
+    return [detections for _, detections in found]
+
+
+def stream(
+    detector: Detector,
+    sources: Source | Sequence[Source],
+    *,
+    score: float | None = None,
+    overlap: float | None = None,
+    max_detections: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    agnostic: bool | None = None,
+    batch: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    on_bad: Callable[[DataError], None] | None = None,
+) -> Iterator[tuple[Picture, Detections]]:
+    """Yield each picture with what is found in it; holds a batch in memory, not a whole video.
+
+    The arguments are those of ``predict``.
+    """
+    settings = PredictSettings() if detector.recipe is None else detector.recipe.predict
+    if image_size is None:
+        image_size = 640 if detector.recipe is None else detector.recipe.data.image_size
+    stride = detector.max_stride
+    indices = _class_indices(classes, detector.names)
+    bad: list[DataError] = []
+    frames = open_sources(sources)
+    with ready(detector, fuse=settings.fuse, device=device) as model:
+        for window in windows(frames, batch or settings.batch):
+            pictures, names = [], []
+            for frame in window:
+                if isinstance(frame.picture, DataError):
+                    (on_bad or bad.append)(frame.picture)
+                else:
+                    pictures.append(frame.picture)
+                    names.append(frame.source)
+            letterboxes = [
+                Letterbox.fit(each.shape[:2], image_size, stride=stride if settings.rectangular else None)
+                for each in pictures
+            ]
+            found: dict[int, Detections] = {}
+            for positions in _by_canvas(letterboxes):
+                canvas_BHWC = np.stack([letterboxes[i].apply(pictures[i]) for i in positions])
+                kept = detect(
+                    model,
+                    torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
+                    score=settings.score_threshold if score is None else score,
+                    overlap=settings.iou_threshold if overlap is None else overlap,
+                    max_detections=settings.max_detections if max_detections is None else max_detections,
+                    agnostic=settings.class_agnostic if agnostic is None else agnostic,
+                    candidates=settings.max_candidates,
+                    classes=indices,
+                    precision=precision,
+                )
+                group = detections_of(
+                    kept, [letterboxes[i] for i in positions], detector.names, [names[i] for i in positions]
+                )
+                found.update(zip(positions, group, strict=True))
+            for position, picture in enumerate(pictures):
+                yield picture, found[position]
+    if bad:
+        lines = "\n".join(f"  {error}" for error in bad)
+        raise DataError(f"predict: {len(bad)} sources cannot be read; the others were done\n{lines}")
+
+
+def detect(
+    model: Detector,
+    images_BCHW: Tensor,
+    *,
+    score: float,
+    overlap: float,
+    max_detections: int = 300,
+    multi_label: bool = False,
+    agnostic: bool = False,
+    candidates: int = 30000,
+    classes: Sequence[int] | None = None,
+    precision: Precision = "float32",
+) -> Kept:
+    """Return what is found in a batch, in pixels of the network's input.
+
+    Args:
+        model: In evaluation mode.
+        images_BCHW: RGB, uint8 from 0 to 255.
+        score: See ``suppress``, as for the next six.
+        overlap: IoU.
+        max_detections: Of an image.
+        multi_label: Several labels a box.
+        agnostic: Suppress across classes.
+        candidates: Of an image.
+        classes: Indices.
+        precision: Of the forward pass; decoding and suppression are in float32.
+
+    Raises:
+        TrainingError: Memory is short.
+    """
+    device = next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            inputs_BCHW = images_BCHW.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+                maps = model(inputs_BCHW)
+            assert isinstance(maps, HeadMaps)  # noqa: S101 - narrows the type
+            return suppress(
+                model.head.decode(maps.lead),
+                score=score,
+                overlap=overlap,
+                max_detections=max_detections,
+                multi_label=multi_label,
+                agnostic=agnostic,
+                candidates=candidates,
+                classes=classes,
+            )
+    except torch.OutOfMemoryError as error:
+        batch, _, height, width = images_BCHW.shape
+        raise TrainingError(
+            f"memory is short for {batch} pictures of {width} x {height} at once; set predict.batch to "
+            f"{max(batch // 2, 1)}, or data.image_size lower"
+        ) from error
+
+
+def detections_of(
+    kept: Kept, letterboxes: Sequence[Letterbox], names: tuple[str, ...], sources: Sequence[str | None]
+) -> list[Detections]:
+    """Return boxes of a batch in pixels of their pictures; what lies outside of them is left out."""
+    found = []
+    for (boxes_N4, scores_N, labels_N), letterbox, source in zip(kept.per_image(), letterboxes, sources, strict=True):
+        clipped_N4 = letterbox.boxes_to_picture(boxes_N4)
+        is_inside_N = (clipped_N4[:, 2:] > clipped_N4[:, :2]).all(1)
+        found.append(
+            Detections(
+                boxes_N4=clipped_N4[is_inside_N],
+                scores_N=scores_N[is_inside_N],
+                labels_N=labels_N[is_inside_N],
+                names=names,
+                image_size=letterbox.picture_size,
+                source=source,
+            )
+        )
+    return found
+
+
+@contextmanager
+def ready(detector: Detector, *, fuse: bool, device: torch.device | str | None = None) -> Iterator[Detector]:
+    """Yield a detector in evaluation mode, folded or as it is, and leave the given one as it was."""
+    was_training = detector.training
+    here = next(detector.parameters()).device
+    model = detector.fuse() if fuse else detector
+    if device is not None and torch.device(device) != here:
+        model = (deepcopy(model) if model is detector else model).to(device)
+    model.eval()
+    try:
+        yield model
+    finally:
+        detector.train(was_training)
+
+
+def write_predictions(
+    directory: str | Path,
+    found: Iterable[tuple[Picture, Detections]],
+    *,
+    pictures: bool = True,
+    suffix: Literal[".jpg", ".png"] = ".jpg",
+) -> list[Path]:
+    """Write pictures with boxes and ``predictions.json``; return the paths, the JSON file first.
+
+    Each entry of the JSON list has ``source``, ``height``, ``width``, ``picture`` (the file written, or
+    null) and ``detections``: ``class``, ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels).
+
+    Args:
+        directory: Made where it is absent.
+        found: What ``stream`` yields, or pictures with their detections.
+        pictures: Write pictures, too.
+        suffix: Format of the pictures.
+
+    Raises:
+        ArtifactError: A file cannot be written.
+    """
+    directory = Path(directory)
+    make_directory(directory)
+    written: list[Path] = []
+    rows = []
+    taken: set[str] = set()
+    for index, (picture_HW3, detections) in enumerate(found):
+        path = None
+        if pictures:
+            path = directory / f"{_file_name(detections.source, index, taken)}{suffix}"
+            write_picture(path, draw(picture_HW3, detections, enlarge_to=LABEL_SIDE))
+            written.append(path)
+        rows.append(detections_json(detections, path))
+    result = directory / "predictions.json"
+    write_text(result, json.dumps(rows, indent=1) + "\n")
+    return [result, *written]
+
+
+def detections_json(detections: Detections, path: Path | None) -> dict[str, object]:
+    """Return detections as plain data; ``path`` is the picture that was written, if any."""
+    columns = (detections.boxes_N4.tolist(), detections.scores_N.tolist(), detections.labels_N.tolist())
+    return {
+        "source": detections.source,
+        "height": detections.image_size[0],
+        "width": detections.image_size[1],
+        "picture": None if path is None else path.name,
+        "detections": [
+            {
+                "class": detections.names[label],
+                "label": label,
+                "score": round(score, 5),
+                "box": [round(edge, 3) for edge in box],
+            }
+            for box, score, label in zip(*columns, strict=True)
+        ],
+    }
+
+
+def _file_name(source: str | None, index: int, taken: set[str]) -> str:
+    """Return a name without suffix that no other picture has: ``cat``, ``clip-000012``, ``picture-0003``."""
+    name = f"picture-{index:04d}"
+    if source is not None:
+        path, _, number = source.rpartition("#") if re.search(r"#\d+$", source) else (source, "", "")
+        name = f"{Path(path).stem}-{int(number):06d}" if number else Path(path).stem
+    if name in taken:
+        name = f"{name}-{index:04d}"
+    taken.add(name)
+    return name
+
+
+def _by_canvas(letterboxes: Sequence[Letterbox]) -> list[list[int]]:
+    """Return the positions of pictures that fit in one tensor."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, letterbox in enumerate(letterboxes):
+        groups.setdefault(letterbox.canvas_size, []).append(position)
+    return list(groups.values())
+
+
+def _class_indices(classes: Sequence[str | int] | None, names: tuple[str, ...]) -> list[int] | None:
+    if classes is None:
+        return None
+    indices = []
+    for each in classes:
+        if isinstance(each, int) and 0 <= each < len(names):
+            indices.append(each)
+        elif isinstance(each, str) and each in names:
+            indices.append(names.index(each))
+        else:
+            hint = suggest(each, names) if isinstance(each, str) else ""
+            raise RecipeError(
+                f"predict: classes has {each!r}, which the detector does not know.{hint}\n"
+                f"  Its classes are: {', '.join(names)}; or their indices from 0 to {len(names) - 1}."
+            )
+    return indices

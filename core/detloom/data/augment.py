@@ -1,4 +1,4 @@
-"""A training sample: mosaic, affine, blend, colour, mirror, in YOLOv7's order and meaning.
+"""A training sample: mosaic, affine, blend, mirror, colour, with YOLOv7's meaning.
 
 Of the mosaic only the part that the sample shows is painted, and it is resampled once, straight to
 the sample's size. Colour and resampling are OpenCV's; any other transform of albumentations may
@@ -9,7 +9,7 @@ Coordinates are continuous: the first pixel covers 0 to 1. Shape letter: N boxes
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -29,7 +29,8 @@ Boxes = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Matrix = NDArray[np.float64]
 
-NUM_HUES = 180
+STRIP = 96
+"""Rows whose colour is changed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,15 @@ class Augmenter:
             self.boxes.append(record.boxes_N4[is_learned_N] * np.tile(ratio_2, 2))
             self.labels.append(record.labels_N[is_learned_N])
 
-    def sample(self, index: int, size: tuple[int, int], generator: Generator, *, compose: bool = True) -> Sample:
+    def sample(
+        self,
+        index: int,
+        size: tuple[int, int],
+        generator: Generator,
+        *,
+        compose: bool = True,
+        out: Picture | None = None,
+    ) -> Sample:
         """Return a sample of a picture.
 
         Args:
@@ -84,6 +93,7 @@ class Augmenter:
             size: Height and width of the sample.
             generator: Where everything random is drawn from.
             compose: Whether mosaic and blend are allowed.
+            out: Where the picture is written, which saves copying it into a batch.
         """
         settings = self.settings
         is_mosaic = compose and generator.random() < settings.mosaic
@@ -92,13 +102,17 @@ class Augmenter:
             other = self._one(self._partner(generator), size, generator, is_mosaic=True)
             share = generator.beta(settings.mixup_beta, settings.mixup_beta)
             sample = blend(sample, other, share)
-        gains = 1 + generator.uniform(-1, 1, 3) * (settings.hue, settings.saturation, settings.value)
-        picture = change_colour(sample.picture, gains)
-        sample = Sample(picture, sample.boxes_N4, sample.labels_N)
-        if self.extra is not None:
-            sample = Sample(*self.extra.apply(sample.picture, sample.boxes_N4, sample.labels_N, generator))
         up_down, left_right = generator.random(2) < (settings.flip_vertical, settings.flip_horizontal)
-        return mirror(sample, left_right=bool(left_right), up_down=bool(up_down))
+        sample = mirror(sample, left_right=bool(left_right), up_down=bool(up_down))
+        gains = 1 + generator.uniform(-1, 1, 3) * (settings.hue, settings.saturation, settings.value)
+        if self.extra is None:
+            return replace(sample, picture=change_colour(sample.picture, gains, out))
+        picture = change_colour(sample.picture, gains)
+        sample = Sample(*self.extra.apply(picture, sample.boxes_N4, sample.labels_N, generator))
+        if out is None:
+            return sample
+        out[:] = sample.picture
+        return replace(sample, picture=out)
 
     def _partner(self, generator: Generator) -> int:
         return int(generator.integers(len(self.store.images)))
@@ -270,15 +284,27 @@ def blend(sample: Sample, other: Sample, share: float) -> Sample:
     )
 
 
-def change_colour(picture: Picture, gains: NDArray[np.float64]) -> Picture:
-    """Multiply hue, saturation and value; hue wraps around, the others stop at their limits."""
+def change_colour(picture: Picture, gains: NDArray[np.float64], out: Picture | None = None) -> Picture:
+    """Multiply hue, saturation and value; hue wraps around, the others stop at their limits.
+
+    Args:
+        picture: RGB.
+        gains: Of hue, saturation and value.
+        out: Where the result is written; a new array when None.
+    """
+    out = np.empty_like(picture) if out is None else out
     if (gains == 1).all():
-        return picture
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-    # A matrix product is five times faster than three lookup tables; it rounds and stops at 255,
-    # which a hue never reaches, and the way back takes hues beyond a full turn as they are meant.
-    hsv = cv2.transform(hsv, np.diag(gains))
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+        out[:] = picture
+        return out
+    matrix = np.diag(gains)
+    # Strips stay in the processor's cache, which halves the time.
+    for top in range(0, len(picture), STRIP):
+        hsv = cv2.cvtColor(picture[top : top + STRIP], cv2.COLOR_RGB2HSV)
+        # A matrix product is five times faster than three lookup tables; it rounds and stops at 255,
+        # which a hue never reaches, and the way back takes hues beyond a full turn as they are meant.
+        hsv = cv2.transform(hsv, matrix)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=out[top : top + STRIP])
+    return out
 
 
 def mirror(sample: Sample, *, left_right: bool, up_down: bool) -> Sample:

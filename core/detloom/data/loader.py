@@ -228,17 +228,17 @@ class _TrainingBatches(Dataset[Batch | DetloomError]):
         places = range(first, first + self.batch_size)[self.share]
         order = self.order_of(epoch)
         compose = self.epochs is None or epoch < self.epochs - self.settings.mosaic_off_epochs
-        images_BHWC = torch.empty((len(places), *size, 3), dtype=torch.uint8)
-        canvas_BHWC = images_BHWC.numpy()
+        # NumPy asks for large pages, which torch does not: touching new memory is what costs here.
+        canvas_BHWC = np.empty((len(places), *size, 3), np.uint8)
         boxes, labels = [], []
         for slot, place in enumerate(places):
             generator = np.random.default_rng((self.seed, SAMPLE, epoch, place))
-            sample = self.augmenter.sample(order[place], size, generator, compose=compose)
-            canvas_BHWC[slot] = sample.picture
+            sample = self.augmenter.sample(order[place], size, generator, compose=compose, out=canvas_BHWC[slot])
             boxes.append(torch.from_numpy(sample.boxes_N4))
             labels.append(torch.from_numpy(sample.labels_N))
         targets = Targets.from_lists(boxes, labels, size)
-        return Batch(images_BHWC.permute(0, 3, 1, 2), targets, tuple(order[place] for place in places))
+        images_BCHW = torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2)
+        return Batch(images_BCHW, targets, tuple(order[place] for place in places))
 
     def order_of(self, epoch: int) -> list[int]:
         """Return the shuffled pictures; fewer than a batch are repeated until they fill one."""

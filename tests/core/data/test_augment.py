@@ -240,7 +240,7 @@ class CountingStore(PictureStore):
 
 def test_pictures_that_are_not_seen_are_not_read(painted: Annotations) -> None:
     store = CountingStore(painted.images, (128, 128), "off")
-    settings = AugmentSettings(mosaic_nine=1.0, mixup=0.0)
+    settings = AugmentSettings(mosaic_nine=1.0, mixup=0.0, scale=0.0, translate=0.0)
 
     Augmenter(store, settings).sample(0, (128, 128), np.random.default_rng(0))
 

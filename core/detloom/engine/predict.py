@@ -268,15 +268,18 @@ def write_predictions(
     written: list[Path] = []
     rows = []
     taken: set[str] = set()
-    for index, (picture_HW3, detections) in enumerate(found):
-        path = None
-        if pictures:
-            path = directory / f"{_file_name(detections.source, index, taken)}{suffix}"
-            write_picture(path, draw(picture_HW3, detections, enlarge_to=LABEL_SIDE))
-            written.append(path)
-        rows.append(detections_json(detections, path))
     result = directory / "predictions.json"
-    write_text(result, json.dumps(rows, indent=1) + "\n")
+    try:
+        for index, (picture_HW3, detections) in enumerate(found):
+            path = None
+            if pictures:
+                path = directory / f"{_file_name(detections.source, index, taken)}{suffix}"
+                write_picture(path, draw(picture_HW3, detections, enlarge_to=LABEL_SIDE))
+                written.append(path)
+            rows.append(detections_json(detections, path))
+    finally:
+        # What was found before a source that cannot be read is kept.
+        write_text(result, json.dumps(rows, indent=1) + "\n")
     return [result, *written]
 
 

@@ -224,6 +224,15 @@ def test_json_alone_is_written_where_asked(detector: Detector, tmp_path: Path) -
     assert json.loads(paths[0].read_text())[0]["picture"] is None
 
 
+def test_what_was_found_is_written_though_a_source_is_broken(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+
+    with pytest.raises(DataError, match=r"bad\.png"):
+        write_predictions(tmp_path / "out", stream(detector, [picture((2, 3)), tmp_path / "bad.png"], image_size=64))
+
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 1
+
+
 def test_directory_that_cannot_be_made_is_named(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

@@ -41,13 +41,19 @@ class RunHooks:
 
     @hookspec
     def step_finished(self, run: "Run", step: int, losses: Mapping[str, float], learning_rate: float) -> None:
-        """See the weighted losses of an optimiser step, counted from 1."""
+        """See the weighted losses after an optimiser step, counted from 1.
+
+        Called every ``[train] log_every`` steps and at the end of an epoch, with the means since the last call.
+        """
 
     @hookspec
     def epoch_finished(
         self, run: "Run", epoch: int, losses: Mapping[str, float], metrics: "Metrics | None"
     ) -> bool | None:
-        """See an epoch's mean losses and, where it was evaluated, its metrics; True asks the run to stop."""
+        """See an epoch's mean losses and, where it was evaluated, its metrics; True asks the run to stop.
+
+        Epochs are counted from 1; the epoch is already in ``run.history``.
+        """
 
     @hookspec
     def run_finished(self, run: "Run") -> None:

@@ -77,7 +77,8 @@ def fit(
         view = open_view(is_shown=progress and accelerator.is_main_process)
         if num_faults:
             view.said(f"{data}: going on without {num_faults} faulty pictures and boxes; `detloom check` lists them")
-        _start_from(detector, loaded, view)
+        if not (resume and run.state.exists()):
+            _start_from(detector, loaded, view)
         training = Training(
             detector,
             loader,

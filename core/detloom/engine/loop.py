@@ -11,13 +11,10 @@ Shape letters: B images, H and W rows and columns, L losses.
 """
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import Any, Protocol
 
 import pluggy
@@ -27,13 +24,15 @@ from torch import Tensor, nn
 
 from detloom.artifacts import save_artifact
 from detloom.data.loader import Batch
+from detloom.engine.attention import Attention
 from detloom.engine.checkpoint import load_state, save_state
+from detloom.engine.failures import advice_on_memory, check_losses, check_weights
 from detloom.engine.optimise import Schedule, build_optimizer, set_rates_
 from detloom.engine.processes import numerics, share_statistics
 from detloom.engine.progress import RunView
 from detloom.engine.run import EpochRecord, Run
 from detloom.engine.settings import TrainSettings
-from detloom.errors import ArtifactError, RecipeError, TrainingError, suggest
+from detloom.errors import ArtifactError, RecipeError, suggest
 from detloom.hookspecs import PROJECT, RunHooks
 from detloom.interfaces import Ema, Metrics, Observer
 
@@ -116,7 +115,7 @@ class Training:
         self._epoch_passes = 0
         self._learning_rate = 0.0
         # What this process was asked for, and what all of them have agreed on.
-        self._is_asked_out = False
+        self._attention = Attention()
         self._wants_out = False
 
     @property
@@ -160,7 +159,7 @@ class Training:
         """
         run, settings = self._run, self._settings
         run.status = "running"
-        with numerics(settings, self._accelerator.device), self._attention():
+        with numerics(settings, self._accelerator.device), self._attention:
             try:
                 if self._accelerator.is_main_process:
                     run.write_records()
@@ -191,20 +190,20 @@ class Training:
         while position.batch < total:
             first = position.epoch * total + position.batch
             passes = min(self._schedule.accumulated_at(first), total - position.batch)
-            with self._failures():
+            with advice_on_memory(self._where(), self._accelerator.device, self._settings, self._run):
                 self._step(batches, first, passes)
             position.batch += passes
             position.step += 1
             self._run.step = position.step
             self._view.advanced(passes)
             if self._accelerator.num_processes == 1:
-                self._wants_out = self._is_asked_out
+                self._wants_out = self._attention.is_asked
             if position.step % settings.log_every == 0:
                 self._look()
             if self._wants_out or self._is_due(saved):
                 self._look()
                 if position.batch < total:
-                    self._check_weights()
+                    check_weights(self.averaged, self._where(), self._settings, self._run)
                     self._save_state()
                 saved = time.monotonic()
             if self._wants_out and position.batch < total:
@@ -255,13 +254,13 @@ class Training:
         sums_L = self._seen
         if self._accelerator.num_processes > 1:
             # One more entry tells whether any process was asked to stop, so that all stop at one step.
-            asked = sums_L.new_tensor([float(self._is_asked_out)])
+            asked = sums_L.new_tensor([float(self._attention.is_asked)])
             sums_L = self._accelerator.reduce(torch.cat((sums_L, asked)), reduction="mean")
         sums = sums_L.tolist()
         if self._accelerator.num_processes > 1:
             self._wants_out = sums.pop() > 0
         means = {name: value / self._passes_seen for name, value in zip(self._names, sums, strict=True)}
-        self._check_finite(means)
+        check_losses(means, self._where(), self._settings, self._run)
         for name, value in zip(self._names, sums, strict=True):
             self._epoch_sums[name] = self._epoch_sums.get(name, 0.0) + value
         self._epoch_passes += self._passes_seen
@@ -274,12 +273,12 @@ class Training:
     def _finish_epoch(self, started: float) -> None:
         position, settings, run = self._position, self._settings, self._run
         self._look()
-        self._check_weights()
+        check_weights(self.averaged, self._where(), self._settings, self._run)
         losses = {name: value / self._epoch_passes for name, value in self._epoch_sums.items()}
         position.epoch, position.batch = position.epoch + 1, 0
         self._epoch_sums, self._epoch_passes = {}, 0
         if self._accelerator.is_main_process:
-            with self._failures():
+            with advice_on_memory(self._where(), self._accelerator.device, self._settings, self._run):
                 metrics = self._evaluated(position.epoch)
             record = EpochRecord(
                 epoch=position.epoch,
@@ -312,10 +311,10 @@ class Training:
 
     def _agree(self) -> None:
         """Let all processes know whether the main one stops, or any was asked to."""
-        self._wants_out = self._is_asked_out
+        self._wants_out = self._attention.is_asked
         if self._accelerator.num_processes > 1:
             flags = torch.tensor(
-                [float(self._position.is_stopped), float(self._is_asked_out)], device=self._accelerator.device
+                [float(self._position.is_stopped), float(self._attention.is_asked)], device=self._accelerator.device
             )
             stopped, out = self._accelerator.reduce(flags, reduction="sum").tolist()
             self._position.is_stopped, self._wants_out = stopped > 0, out > 0
@@ -356,65 +355,8 @@ class Training:
         is_alone = self._accelerator.num_processes == 1
         return bool(minutes) and is_alone and time.monotonic() - saved >= minutes * 60
 
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingError(
-                f"{self._where()}: the loss {', '.join(bad)}, since at most {self._settings.log_every} steps ago\n"
-                f"  Lower [train] learning_rate (now {self._settings.learning_rate:g}), lengthen the warm-up, "
-                f"set clip_norm, for example to 10, or try precision = 'float32'.\n  {self._kept()}"
-            )
-
-    def _check_weights(self) -> None:
-        floats = [entry for entry in self.averaged.state_dict().values() if entry.is_floating_point()]
-        if floats and not bool(torch.stack([entry.isfinite().all() for entry in floats]).all()):
-            raise TrainingError(
-                f"{self._where()}: the weights are not finite any more\n"
-                f"  Lower [train] learning_rate (now {self._settings.learning_rate:g}) or set clip_norm, "
-                f"for example to 10.\n  {self._kept()}"
-            )
-
     def _where(self) -> str:
         return f"epoch {self._position.epoch + 1}, step {self._position.step}"
-
-    def _kept(self) -> str:
-        if self._run.last.exists():
-            return f"The last good weights are in {self._run.last}."
-        return "No epoch was finished, so no artifact was written."
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn a lack of memory into advice."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            settings, reason = self._settings, (str(error) or "no reason given").splitlines()[0]
-            raise TrainingError(
-                f"{self._where()}: the memory of {self._accelerator.device} does not suffice: {reason}\n"
-                f"  Lower [train] batch (now {settings.batch}; nominal_batch keeps the steps as large as they are) "
-                f"or [data] image_size, or take a smaller model.\n  {self._kept()}"
-            ) from error
-
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """Take Ctrl-C and a polite kill as a wish to stop after the step; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._is_asked_out:
-                signal.default_int_handler(number, frame)
-            self._is_asked_out = True
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _say_the_end(self) -> None:
         run = self._run
@@ -476,10 +418,3 @@ def _measured(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
     if metrics is None:
         return None
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return any(sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory"))

@@ -9,8 +9,9 @@ the settings of components are checked when they are built.
 
 import copy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,7 +79,7 @@ class Recipe:
 
     def section(self, name: str) -> BaseModel:
         """Return a plain section, validated; defaults stand for what the recipe leaves out."""
-        settings, complaints = validated(PLAIN_SECTIONS[name], self.tables.get(name, {}), self.where(name))
+        settings, complaints = validated(PLAIN_SECTIONS[name], self.tables.get(name, {}), partial(self.where, name))
         if settings is None:
             raise RecipeError("\n".join(complaints))
         return settings
@@ -111,8 +112,11 @@ class Recipe:
         assert isinstance(settings, PredictSettings)  # noqa: S101 - narrows the type
         return settings
 
-    def where(self, section: str) -> str:
-        """Return the file and table to name in a complaint about a section."""
+    def where(self, section: str, key: str | None = None) -> str:
+        """Return the table to name in a complaint, and the file that set the key, or the files of the whole section."""
+        at = f"{section}.{key}"
+        if key is not None and at in self.origins:
+            return f"{self.origins[at]} [{section}]"
         files = {origin for key, origin in self.origins.items() if key == section or key.startswith(f"{section}.")}
         return f"{' + '.join(sorted(files)) or self.name} [{section}]"
 
@@ -289,28 +293,28 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         elif not isinstance(table, Mapping):
             found.append(f"{where}: '{section}' must be a table, got {table!r}")
         elif section in PLAIN_SECTIONS:
-            found += validated(PLAIN_SECTIONS[section], table, where)[1]
+            found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
             found += _pass_complaints(table, shop, where)
         elif section == OBSERVERS:
             wrong = [shop.complaint(Kind.OBSERVER, name) for name in table]
             found += [f"{where}: {complaint}" for complaint in wrong if complaint]
         else:
-            found += _slot_complaints(section, table, shop, where)
+            found += _slot_complaints(section, table, shop, partial(recipe.where, section))
     return found
 
 
-def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
     name = table.get(USE)
     if isinstance(name, str):
         wrong = shop.complaint(kind, name)
-        found = [f"{where}: {wrong}"] if wrong else []
+        found = [f"{where(USE)}: {wrong}"] if wrong else []
     else:
-        found = [f"{where}: `use` must name a {kind}; known {kind}s: {', '.join(shop.names(kind))}"]
+        found = [f"{where(USE)}: `use` must name a {kind}; known {kind}s: {', '.join(shop.names(kind))}"]
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):
-            found.append(f"{where}: '{key}' is {value!r}: it must be a whole number of at least 1")
+            found.append(f"{where(key)}: '{key}' is {value!r}: it must be a whole number of at least 1")
     return found
 
 

@@ -6,14 +6,17 @@ TOML arrays become tuples, but no text becomes a number.
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from detloom.errors import suggest
 
-__all__ = ["complaints_of", "settings_model", "validated"]
+__all__ = ["Where", "complaints_of", "settings_model", "validated"]
+
+Where = str | Callable[[str], str]
+"""File and table to name in a complaint, or what tells them for the key concerned."""
 
 
 def settings_model(cls: type[Any]) -> type[BaseModel]:
@@ -27,7 +30,7 @@ def settings_model(cls: type[Any]) -> type[BaseModel]:
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
 
 
-def validated(model: type[BaseModel], table: Mapping[str, Any], where: str) -> tuple[BaseModel | None, list[str]]:
+def validated(model: type[BaseModel], table: Mapping[str, Any], where: Where) -> tuple[BaseModel | None, list[str]]:
     """Return the settings of a table, or nothing and every complaint about it.
 
     Args:
@@ -41,7 +44,7 @@ def validated(model: type[BaseModel], table: Mapping[str, Any], where: str) -> t
         return None, complaints_of(error, model.model_fields, where)
 
 
-def complaints_of(error: ValidationError, known: Iterable[str], where: str) -> list[str]:
+def complaints_of(error: ValidationError, known: Iterable[str], where: Where) -> list[str]:
     """Return pydantic's complaints in the words of recipes."""
     names = sorted(known)
     listed = ", ".join(names) or "none"
@@ -55,7 +58,8 @@ def complaints_of(error: ValidationError, known: Iterable[str], where: str) -> l
                 text = f"'{key}' is missing and has no default; set it"
             case _:
                 text = f"'{key}' is {_shown(problem['input'])}: {_lower(problem['msg'])}"
-        complaints.append(f"{where}: {text}")
+        place = where if isinstance(where, str) else where(str(problem["loc"][0]))
+        complaints.append(f"{place}: {text}")
     return complaints
 
 

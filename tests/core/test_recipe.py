@@ -149,3 +149,14 @@ def test_names_and_structure_are_checked_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_complaint_names_the_file_that_set_the_key(tmp_path: Path) -> None:
+    base = write(tmp_path, "base", "[train]\nepochs = 0\n")
+    child = write(tmp_path, "child", 'extends = "base.toml"\n[train]\nbatch = 0\n')
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(child)
+
+    assert f"{base} [train]: 'epochs' is 0" in str(caught.value)
+    assert f"{child} [train]: 'batch' is 0" in str(caught.value)

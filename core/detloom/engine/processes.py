@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 from detloom.engine.settings import TrainSettings
@@ -35,9 +35,7 @@ def open_accelerator(settings: TrainSettings) -> Accelerator:
         AcceleratorState._reset_state()  # noqa: SLF001 - the same; the process group stays
     on_cpu = not _has_accelerator()
     precision = precision_of(settings, "cpu" if on_cpu else "cuda")
-    # Statistics are shared by the norm layers themselves, so buffers are equal without being sent.
-    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(cpu=on_cpu, mixed_precision=MIXED[precision], kwargs_handlers=[parallel])
+    return Accelerator(cpu=on_cpu, mixed_precision=MIXED[precision])
 
 
 def precision_of(settings: TrainSettings, device_type: str) -> Precision:
@@ -126,7 +124,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - torch 
         if not self.training:
             return super().forward(levels_BCHW)
         axes = [0, *range(2, levels_BCHW.dim())]
-        wide_BCHW = levels_BCHW.float()
+        wide_BCHW = levels_BCHW.to(torch.promote_types(levels_BCHW.dtype, torch.float32))
         # Two passes, as accurate as one process: squares of deviations, not of values.
         mean_C = _mean_over_processes(wide_BCHW.mean(axes))
         deviation_BCHW = wide_BCHW - _channelwise(mean_C, wide_BCHW)

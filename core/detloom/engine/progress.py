@@ -155,7 +155,7 @@ class TerminalView(RunView):
         """Show the run's bar."""
         self._epochs = run.epochs
         self._bars.start()
-        self._bars.print(f"{run.recipe.name} in {run.directory}")
+        self.said(f"{run.recipe.name} in {run.directory}")
         self._run = self._bars.add_task("epochs", total=run.epochs, completed=len(run.history), note="")
         self._epoch = self._bars.add_task("batches", total=None, note="")
 
@@ -176,13 +176,13 @@ class TerminalView(RunView):
 
     def epoch_finished(self, record: EpochRecord) -> None:
         """Move the run's bar and leave a line above it."""
-        self._bars.print(_summary(record, self._epochs))
+        self.said(_summary(record, self._epochs))
         if self._run is not None:
             self._bars.advance(self._run)
 
     def said(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bars.print(text, markup=False)
+        self._bars.print(text, markup=False, highlight=False)
 
     def closed(self) -> None:
         """Take the bars away."""

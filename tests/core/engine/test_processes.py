@@ -51,6 +51,24 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path
     assert both[0]["weights"] == pytest.approx(alone["weights"], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one_with_real_losses(tmp_path: Path) -> None:
+    script = str(SCRIPT.with_name("one_step.py"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = {}
+    for name, launcher in {"one": [sys.executable], "two": TORCHRUN}.items():
+        out = tmp_path / name
+        done = subprocess.run(
+            [*launcher, script, str(out)], capture_output=True, text=True, check=False, env=environment, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads(out.read_text())
+
+    # The network is in float64, because an untrained one in float32 makes 1e-4 of its rounding; the losses are float32.
+    assert found["two"]["losses"] == pytest.approx(found["one"]["losses"], rel=1e-6)
+    assert found["two"]["gradient"] == pytest.approx(found["one"]["gradient"], rel=1e-6)
+
+
 def test_automatic_precision_is_one_the_processor_has() -> None:
     found = precision_of(TrainSettings(), "cpu")
 

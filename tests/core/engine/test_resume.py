@@ -25,10 +25,10 @@ POINTS = [
     "after-rename 12",
 ]
 
-# Once with states within epochs, momentum and averaging; once with Adam's moments, half precision and few evaluations.
+# Once with states between epochs, momentum and averages; once with states within them, Adam's moments, half precision,
+# a limit on gradients and few evaluations.
 KINDS: dict[str, dict[str, Any]] = {
     "sgd": {},
-    "sgd, saved at every step": {"checkpoint_minutes": 1e-9},
     "adamw": {
         "optimizer": "adamw",
         "precision": "bfloat16",

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from detloom.detector import Detector
 from detloom.errors import RecipeError
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
 from detloom.recipe import ASSEMBLER_SETTINGS, PASSES, USE, Recipe, load_recipe
+from detloom.reparam import fold
 from detloom.settings import settings_model, validated
+from detloom.shapes import ShapesOnly, shapes_only
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["DEFAULT_CLASSES", "CheckReport", "assemble", "build", "check"]
@@ -147,7 +148,7 @@ def check(
     """
     shop = shop or workshop()
     recipe = load_recipe(source, overrides, shop=shop)
-    with torch.device("meta"):
+    with shapes_only() as counter:
         detector = assemble(recipe, num_classes=num_classes, shop=shop)
         slots = _Slots(recipe, shop)
         for kind in (Kind.EMA, Kind.EVALUATOR, Kind.DATASET):
@@ -160,8 +161,9 @@ def check(
         if complaint:
             raise RecipeError(complaint)
         # The training form is counted with its auxiliary branches, but without batch statistics.
-        training = _count(detector.train(), image_BCHW)
-        deployed = _count(detector.fuse(), image_BCHW)
+        training = _count(detector.train(), image_BCHW, counter)
+        folded, report = fold(detector, detector.passes)
+        deployed = _count(folded, image_BCHW, counter)
     return CheckReport(
         recipe=recipe.name,
         num_classes=detector.head.num_classes,
@@ -171,7 +173,7 @@ def check(
         deployed_parameters=deployed[0],
         training_gflops=training[1],
         deployed_gflops=deployed[1],
-        warnings=tuple(_warnings(recipe)),
+        warnings=(*_warnings(recipe), *report.warnings),
     )
 
 
@@ -245,11 +247,12 @@ def _size_complaint(recipe: Recipe, height: int, width: int, stride: int) -> str
     )
 
 
-def _count(detector: Detector, image_BCHW: Tensor) -> tuple[int, float]:
-    with _statistics_kept(detector), torch.no_grad(), FlopCounterMode(display=False) as counter:
+def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:
+    before = counter.operations
+    with _statistics_kept(detector), torch.no_grad():
         detector(image_BCHW)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
-    return parameters, counter.get_total_flops() / 1e9
+    return parameters, (counter.operations - before) / 1e9
 
 
 @contextmanager

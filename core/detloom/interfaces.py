@@ -144,12 +144,14 @@ class Fold:
         applies: Whether it will be folded.
         reason: What is folded, or why it may not be.
         parts: Names of the parts concerned, relative to ``path``.
+        warning: What is wrong with the model there, and what mends it; `detloom check` prints it.
     """
 
     path: str
     applies: bool
     reason: str
     parts: tuple[str, ...] = ()
+    warning: str = ""
 
 
 class ReparamPass(ABC):

@@ -75,6 +75,12 @@ class FoldReport:
     outputs: tuple[Difference, ...] = ()
     unreached: tuple[str, ...] = ()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the passes found wrong with the model, each once."""
+        said = (f"{each.fold.path}: {each.fold.warning}" for each in self.folds if each.fold.warning)
+        return tuple(dict.fromkeys(said))
+
 
 def fold(
     model: Model,
@@ -101,7 +107,7 @@ def fold(
         return folded, FoldReport(folds)
     modules: list[Difference] = []
     outputs: list[Difference] = []
-    paths = _measurable([each.fold for each in folds if each.fold.applies])
+    paths = _measurable([each.fold for each in folds if each.fold.applies], model, folded)
     unreached: set[str] = set()
     for dtype, tolerance in tolerances.items():
         original = copy.deepcopy(model).eval().to(dtype)
@@ -139,11 +145,13 @@ def _folded(model: Model, passes: Sequence[ReparamPass]) -> tuple[Model, tuple[P
     return twin, tuple(folds)
 
 
-def _measurable(folds: Sequence[Fold]) -> set[str]:
+def _measurable(folds: Sequence[Fold], original: nn.Module, folded: nn.Module) -> set[str]:
     """Return the modules whose outputs the folds leave as they were.
 
-    A norm outside of a module may have been fused into a convolution inside; the outer module is measured then.
+    A norm outside of a module may have been fused into a convolution inside, and a module may have come in another's
+    place and been folded itself; the outer module is measured then.
     """
+    in_both = {path for path, _ in original.named_modules()} & {path for path, _ in folded.named_modules()}
 
     def outermost(path: str) -> str:
         for other in folds:
@@ -151,7 +159,7 @@ def _measurable(folds: Sequence[Fold]) -> set[str]:
             prefix = f"{other.path}." if other.path else ""
             if outside and any(f"{prefix}{part}.".startswith(f"{path}.") for part in other.parts):
                 return outermost(other.path)
-        return path
+        return path if path in in_both else outermost(path.rpartition(".")[0])
 
     # The whole model is measured by its outputs.
     return {outermost(each.path) for each in folds} - {""}
@@ -231,7 +239,8 @@ def _default_run(model: nn.Module, example: Tensor) -> object:
     output = model(example)
     if isinstance(model, Detector) and isinstance(output, HeadMaps):
         predictions = model.head.decode(output.lead)
-        return {"maps": output, "boxes": predictions.boxes_BP4}
+        # In cells, as boxes are predicted: a corner near 0 of a box across the picture has the rounding of its size.
+        return {"maps": output, "boxes_in_cells": predictions.boxes_BP4 / predictions.priors.strides_P[:, None]}
     return output
 
 

@@ -139,7 +139,7 @@ class AnchorHead(Head):
         prior_O[5:] = math.log(0.6 / (self.num_classes - 0.99))
         if conv.bias is not None:
             # Added to the drawn bias, not in its place.
-            conv.bias = nn.Parameter(conv.bias.detach() + prior_O.repeat(outputs // self.channels))
+            conv.bias = nn.Parameter(conv.bias.detach() + torch.cat([prior_O] * (outputs // self.channels)))
         return conv
 
 

@@ -12,7 +12,8 @@ from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
 from detloom.structures import FeatureSpec
-from detloom_plugins.layers import Activation, ConvBlock, SpaceToDepth, Taps, Transition, make_elan, make_transition
+from detloom_plugins.e_elan import make_elan
+from detloom_plugins.layers import Activation, ConvBlock, SpaceToDepth, Taps, Transition, make_transition
 
 __all__ = ["ElanBackbone"]
 
@@ -32,6 +33,9 @@ class ElanBackbone(Backbone):
         taps: Outputs of a chain that are fused: all, or even ones.
         chain_ratio: Width of a chain over that of its entry.
         branches: Aggregations summed in each stage; 2 is extended ELAN.
+        grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
+        repconv: Places in each chain, from 1, whose convolution is a RepConv.
+        repconv_identity: Whether those have an identity branch.
         activation: silu, leaky-relu or relu.
         out_strides: Strides of the levels that are returned.
     """
@@ -49,6 +53,9 @@ class ElanBackbone(Backbone):
         taps: Taps = "all",
         chain_ratio: float = 1.0,
         branches: int = 1,
+        grouped: bool = False,
+        repconv: Sequence[int] = (),
+        repconv_identity: bool = True,
         activation: Activation = "leaky-relu",
         out_strides: Sequence[int] = (8, 16, 32),
     ) -> None:
@@ -77,6 +84,9 @@ class ElanBackbone(Backbone):
                 depth=depth,
                 taps=taps,
                 branches=branches,
+                is_grouped=grouped,
+                repconv=repconv,
+                repconv_identity=repconv_identity,
                 activation=activation,
             )
             stages.append(nn.Sequential(transition, elan))

@@ -16,6 +16,7 @@ from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
 from detloom.structures import FeatureSpec, Role
+from detloom_plugins.e_elan import GroupedElan, make_elan
 from detloom_plugins.layers import (
     Activation,
     ConvBlock,
@@ -25,7 +26,6 @@ from detloom_plugins.layers import (
     SppTiny,
     SummedElan,
     Taps,
-    make_elan,
     make_transition,
 )
 
@@ -51,6 +51,9 @@ class ElanPanNeck(Neck):
         taps: Outputs of a chain that are fused: all, or even ones.
         chain_ratio: Width of a chain over that of its entry.
         branches: Aggregations summed in each ELAN; 2 is extended ELAN.
+        grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
+        repconv: Places in each chain, from 1, whose convolution is a RepConv.
+        repconv_identity: Whether those have an identity branch.
         activation: silu, leaky-relu or relu.
     """
 
@@ -69,12 +72,15 @@ class ElanPanNeck(Neck):
         taps: Taps = "all",
         chain_ratio: float = 1.0,
         branches: int = 1,
+        grouped: bool = False,
+        repconv: Sequence[int] = (),
+        repconv_identity: bool = True,
         activation: Activation = "leaky-relu",
     ) -> None:
         super().__init__()
         _check(inputs, widths=widths, hidden=hidden, outputs=outputs, auxiliary=auxiliary)
 
-        def elan(width_in: int, level: int) -> Elan | SummedElan:
+        def elan(width_in: int, level: int) -> Elan | SummedElan | GroupedElan:
             return make_elan(
                 width_in,
                 widths[level],
@@ -83,6 +89,9 @@ class ElanPanNeck(Neck):
                 depth=depth,
                 taps=taps,
                 branches=branches,
+                is_grouped=grouped,
+                repconv=repconv,
+                repconv_identity=repconv_identity,
                 activation=activation,
             )
 
@@ -141,7 +150,7 @@ class ElanPanNeck(Neck):
 class _Merge(nn.Module):
     """A step down the pyramid: the coarser level, enlarged, joins a level of the backbone."""
 
-    def __init__(self, *, reduce: nn.Module, lateral: nn.Module, elan: Elan | SummedElan) -> None:
+    def __init__(self, *, reduce: nn.Module, lateral: nn.Module, elan: Elan | SummedElan | GroupedElan) -> None:
         super().__init__()
         self.reduce = reduce
         self.lateral = lateral
@@ -151,7 +160,7 @@ class _Merge(nn.Module):
         """Return the level, and what an auxiliary level is made of."""
         enlarged_BCHW = functional.interpolate(self.reduce(coarse_BCHW), scale_factor=2.0, mode="nearest")
         joined_BCHW = torch.cat((self.lateral(fine_BCHW), enlarged_BCHW), dim=1)
-        if isinstance(self.elan, SummedElan):
+        if isinstance(self.elan, SummedElan | GroupedElan):
             return self.elan.sum_and_last(joined_BCHW)
         level_BCHW: Tensor = self.elan(joined_BCHW)
         return level_BCHW, level_BCHW

@@ -8,7 +8,7 @@ design strategies through gradient path analysis (2022), for ELAN; Ding et al., 
 Wang et al., Scaled-YOLOv4 (2021), section 4, for the cross-stage pyramid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -31,7 +31,6 @@ __all__ = [
     "Transition",
     "TwoBranchTransition",
     "make_activation",
-    "make_elan",
     "make_transition",
 ]
 
@@ -73,7 +72,7 @@ class ConvBlock(nn.Module):
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
         self.bn = _batch_norm(outputs)
         self.act = make_activation(activation)
 
@@ -128,6 +127,8 @@ class Elan(nn.Module):
         width: Channels of the chain.
         depth: Convolutions in the chain.
         taps: ``all`` of the chain's outputs are fused, or each second one, ``even``.
+        repconv: Places in the chain, from 1, whose convolution is a RepConv.
+        repconv_identity: Whether those have an identity branch; false is RepConvN.
         activation: After each convolution.
     """
 
@@ -140,6 +141,8 @@ class Elan(nn.Module):
         width: int,
         depth: int = 4,
         taps: Taps = "even",
+        repconv: Sequence[int] = (),
+        repconv_identity: bool = True,
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
@@ -149,12 +152,17 @@ class Elan(nn.Module):
             raise RecipeError(f"taps must be 'all' or 'even', got {taps!r}")
         if taps == "even" and depth % 2:
             raise RecipeError(f"taps = 'even' needs an even depth, got {depth}; taps = 'all' takes any")
+        if not set(repconv) <= set(range(1, depth + 1)):
+            raise RecipeError(f"repconv must name places of the chain, 1 to {depth}, got {list(repconv)}")
         step = 1 if taps == "all" else 2
         self.tapped = tuple(reversed(range(step - 1, depth, step)))
         self.bypass = ConvBlock(inputs, hidden, activation=activation)
         self.entry = ConvBlock(inputs, hidden, activation=activation)
         self.chain = nn.ModuleList(
-            ConvBlock(width if link else hidden, width, 3, activation=activation) for link in range(depth)
+            RepConv(before, width, identity=repconv_identity, activation=activation)
+            if place in repconv
+            else ConvBlock(before, width, 3, activation=activation)
+            for place, before in enumerate([hidden, *[width] * (depth - 1)], start=1)
         )
         self.fuse = ConvBlock(len(self.tapped) * width + 2 * hidden, outputs, activation=activation)
 
@@ -191,28 +199,6 @@ class SummedElan(nn.Module):
             last_BCHW = branch(x_BCHW)
             total_BCHW = total_BCHW + last_BCHW
         return total_BCHW, last_BCHW
-
-
-def make_elan(
-    inputs: int,
-    outputs: int,
-    *,
-    hidden: int,
-    chain_ratio: float,
-    depth: int,
-    taps: Taps,
-    branches: int,
-    activation: Activation,
-) -> Elan | SummedElan:
-    """Return one aggregation, or the sum of several; ``chain_ratio`` is the chain's width over ``hidden``."""
-    if branches < 1:
-        raise RecipeError(f"branches must be at least 1, got {branches}")
-    width = round(hidden * chain_ratio)
-    made = [
-        Elan(inputs, outputs, hidden=hidden, width=width, depth=depth, taps=taps, activation=activation)
-        for _ in range(branches)
-    ]
-    return made[0] if branches == 1 else SummedElan(made)
 
 
 class TwoBranchTransition(nn.Module):

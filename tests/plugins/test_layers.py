@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detloom.errors import RecipeError
+from detloom_plugins.e_elan import make_elan
 from detloom_plugins.layers import (
     ConvBlock,
     Elan,
@@ -16,7 +17,6 @@ from detloom_plugins.layers import (
     SppTiny,
     SummedElan,
     make_activation,
-    make_elan,
     make_transition,
 )
 

@@ -1,4 +1,4 @@
-"""The published models, from settings alone: shapes, counts and outputs to the last digit that was published."""
+"""The published models, from their recipes alone: shapes, counts and outputs to the last digit that was published."""
 
 import json
 import zlib
@@ -13,162 +13,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detloom.reparam import FoldReport, fold
-from detloom.structures import HeadMaps, Predictions
-from detloom_plugins.anchor_head import TINY_ANCHORS, AnchorHead
-from detloom_plugins.elan import ElanBackbone
-from detloom_plugins.elan_pan import ElanPanNeck
-from detloom_plugins.fold_implicit import FoldImplicitPass
-from detloom_plugins.fuse_bn import FuseBnPass
+from detloom.assembly import assemble, check
+from detloom.detector import Detector
+from detloom.recipe import load_recipe
+from detloom.reparam import fold
+from detloom.structures import Predictions
 
 Shared = Callable[[str], Path]
-Settings = dict[str, Any]
-
-V7_ANCHORS = (
-    ((12, 16), (19, 36), (40, 28)),
-    ((36, 75), (76, 55), (72, 146)),
-    ((142, 110), (192, 243), (459, 401)),
-)
-P6_ANCHORS = (
-    ((19, 27), (44, 40), (38, 94)),
-    ((96, 68), (86, 152), (180, 137)),
-    ((140, 301), (303, 264), (238, 542)),
-    ((436, 615), (739, 380), (925, 792)),
-)
 
 
 @dataclass(frozen=True)
 class Published:
-    """Settings of a published model, and its parameters in training and deployed, with 80 classes."""
+    """Numbers of a published model with 80 classes: parameters and GFLOPs, while training and deployed."""
 
-    backbone: Settings
-    neck: Settings
-    anchors: Any
-    training: int | None
+    training: int
     deployed: int
+    training_gflops: float
+    deployed_gflops: float
     optimiser_groups: tuple[int, int, int] | None = None
 
 
-def _p5(depth: int, stem: list[list[int]], widths: list[int], between: list[int]) -> Settings:
-    return {
-        "activation": "silu",
-        "stem": stem,
-        "transitions": ["strided", "two-branch", "two-branch", "two-branch"],
-        "transition_widths": between,
-        "hidden": [64, 128, 256, 256],
-        "widths": widths,
-        "depth": depth,
-        "taps": "even",
-    }
-
-
-def _p6(
-    depth: int,
-    stem: int,
-    widths: list[int],
-    transition: str,
-    *,
-    branches: int = 1,
-    auxiliary: list[int],
-    inside: list[int],
-) -> tuple[Settings, Settings]:
-    backbone = {
-        "activation": "silu",
-        "space_to_depth": True,
-        "stem": [[3, 1, stem]],
-        "transitions": [transition] * 5,
-        "hidden": [64, 128, 256, 384, 512],
-        "widths": widths,
-        "depth": depth,
-        "taps": "even",
-        "branches": branches,
-        "out_strides": [8, 16, 32, 64],
-    }
-    neck = {
-        "activation": "silu",
-        "spp": "csp",
-        "down": transition,
-        "hidden": [128, 256, 384, 512],
-        "widths": inside,
-        "outputs": [2 * width for width in inside],
-        "auxiliary": auxiliary,
-        "depth": depth,
-        "taps": "all",
-        "chain_ratio": 0.5,
-        "branches": branches,
-    }
-    return backbone, neck
-
-
-W6 = _p6(4, 64, [128, 256, 512, 768, 1024], "strided", auxiliary=[320, 640, 960, 1280], inside=[128, 256, 384, 512])
-E6_WIDTHS: Any = {
-    "widths": [160, 320, 640, 960, 1280],
-    "auxiliary": [320, 640, 960, 1280],
-    "inside": [160, 320, 480, 640],
-}
-E6 = _p6(6, 80, transition="combined", **E6_WIDTHS)
-E6E = _p6(6, 80, transition="combined", branches=2, **E6_WIDTHS)
-D6 = _p6(8, 96, [192, 384, 768, 1152, 1536], "combined", auxiliary=[384, 768, 1152, 1536], inside=[192, 384, 576, 768])
-V7_NECK: Settings = {
-    "activation": "silu",
-    "spp": "csp",
-    "down": "two-branch",
-    "hidden": [128, 256, 512],
-    "widths": [128, 256, 512],
-    "outputs": [256, 512, 1024],
-    "output": "repconv",
-    "depth": 4,
-    "taps": "all",
-    "chain_ratio": 0.5,
-}
-X_NECK: Settings = V7_NECK | {
-    "widths": [160, 320, 640],
-    "outputs": [320, 640, 1280],
-    "output": "conv",
-    "depth": 6,
-    "taps": "even",
-    "chain_ratio": 1.0,
-}
-
 FAMILY = {
-    "yolov7-tiny": Published({}, {}, TINY_ANCHORS, 6_228_762, 6_219_709, (61, 58, 58)),
-    "yolov7-tiny-silu": Published({"activation": "silu"}, {"activation": "silu"}, TINY_ANCHORS, None, 6_219_709),
-    "yolov7": Published(
-        _p5(4, [[3, 1, 32], [3, 2, 64], [3, 1, 64]], [256, 512, 1024, 1024], [128, 256, 512, 1024]),
-        V7_NECK,
-        V7_ANCHORS,
-        37_622_682,
-        36_905_341,
-        (98, 95, 95),
-    ),
-    "yolov7x": Published(
-        _p5(6, [[3, 1, 40], [3, 2, 80], [3, 1, 80]], [320, 640, 1280, 1280], [160, 320, 640, 1280]),
-        X_NECK,
-        V7_ANCHORS,
-        71_347_394,
-        71_311_741,
-    ),
-    "yolov7-w6": Published(*W6, P6_ANCHORS, 82_312_436, 70_394_300, (115, 115, 115)),
-    "yolov7-e6": Published(*E6, P6_ANCHORS, 111_898_292, 97_202_940),
-    "yolov7-d6": Published(*D6, P6_ANCHORS, 154_709_364, 133_757_052),
-    "yolov7-e6e": Published(*E6E, P6_ANCHORS, 166_408_884, 151_687_420),
+    "yolov7-tiny": Published(6_228_762, 6_219_709, 13.70, 13.70, (61, 58, 58)),
+    "yolov7-tiny-silu": Published(6_228_762, 6_219_709, 13.70, 13.70),
+    "yolov7": Published(37_622_682, 36_905_341, 105.77, 104.51, (98, 95, 95)),
+    "yolov7x": Published(71_347_394, 71_311_741, 189.67, 189.67),
+    "yolov7-w6": Published(82_312_436, 70_394_300, 420.11, 359.72, (115, 115, 115)),
+    "yolov7-e6": Published(111_898_292, 97_202_940, 588.09, 514.43),
+    "yolov7-d6": Published(154_709_364, 133_757_052, 806.06, 701.74),
+    "yolov7-e6e": Published(166_408_884, 151_687_420, 915.85, 842.18),
 }
-TRAINABLE = [name for name, each in FAMILY.items() if each.training]
+# Of the tiny model with SiLU the deployed form alone was published.
+TRAINABLE = [name for name in FAMILY if name != "yolov7-tiny-silu"]
+DEPLOY_FORM = {"neck.auxiliary": [], "head.implicit": False}
 
 
-class Net(nn.Module):
-    """Backbone, neck and head, without what trains them."""
-
-    def __init__(self, published: Published, num_classes: int = 80, *, deploy: bool = False) -> None:
-        super().__init__()
-        neck = dict(published.neck) | ({"auxiliary": ()} if deploy else {})
-        self.backbone = ElanBackbone(**published.backbone)
-        self.neck = ElanPanNeck(self.backbone.out_specs, **neck)
-        self.head = AnchorHead(self.neck.out_specs, num_classes, anchors=published.anchors, implicit=not deploy)
-
-    def forward(self, images_BCHW: Tensor) -> HeadMaps:
-        maps: HeadMaps = self.head(self.neck(self.backbone(images_BCHW)))
-        return maps
+def make(name: str, num_classes: int = 80, *, deploy: bool = False) -> Detector:
+    """Return a model of the family; the published deploy form has no implicit and no auxiliary parts to begin with."""
+    return assemble(name, DEPLOY_FORM if deploy else None, num_classes=num_classes)
 
 
 def count(model: nn.Module) -> int:
@@ -262,11 +144,10 @@ def drawn(key: str, shape: list[int]) -> NDArray[np.float32]:
     return np.asarray(value, np.float32)
 
 
-def parity_net(shared: Shared, name: str) -> Net:
+def parity_net(shared: Shared, name: str) -> Detector:
     """Return a model with the weights of the published parity vectors."""
-    model = name.removesuffix(".deploy")
     with torch.device("meta"):
-        net = Net(FAMILY[model], deploy=name.endswith(".deploy"))
+        net = make(name.removesuffix(".deploy"), deploy=name.endswith(".deploy"))
     state = {}
     for key, mine, shape in entries(official(shared, name)["layers"]):
         tensor = torch.tensor(0) if mine.endswith("num_batches_tracked") else torch.from_numpy(drawn(key, shape))
@@ -307,42 +188,40 @@ def assert_equals(found: Tensor, expected: Any, *, atol: float) -> None:
     assert float(total.max()) == pytest.approx(expected["max"], rel=1e-4)
 
 
-def folded(net: Net, **proof: Any) -> tuple[Net, FoldReport]:
-    return fold(net, [FoldImplicitPass(), FuseBnPass()], **proof)
+@pytest.mark.parametrize("name", FAMILY)
+def test_check_finds_the_published_parameters_and_operations(name: str) -> None:
+    report = check(name)
+
+    expected = FAMILY[name]
+    assert (report.training_parameters, report.deployed_parameters) == (expected.training, expected.deployed)
+    assert report.training_gflops == pytest.approx(expected.training_gflops, rel=1e-3)
+    assert report.deployed_gflops == pytest.approx(expected.deployed_gflops, rel=1e-3)
+    assert report.warnings == ()
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
-def test_training_form_has_the_published_number_of_parameters(name: str) -> None:
-    with torch.device("meta"):
-        net = Net(FAMILY[name])
+@pytest.mark.parametrize("num_classes", [1, 16])
+@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7", "yolov7-w6"])
+def test_parameters_follow_the_number_of_classes(name: str, num_classes: int) -> None:
+    report = check(name, num_classes=num_classes)
 
-    assert count(net) == FAMILY[name].training
-
-
-@pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7-tiny-silu", "yolov7x", "yolov7-w6", "yolov7-e6e"])
-def test_deployed_form_has_the_published_number_of_parameters(name: str) -> None:
-    with torch.device("meta"):
-        net = Net(FAMILY[name])
-        net.neck.auxiliary, net.head.auxiliary = nn.ModuleList(), nn.ModuleList()
-
-        deployed, _ = folded(net)
-
-    assert count(deployed) == FAMILY[name].deployed
+    # Three anchors a level, and beside its weights each output has a bias and, if implicit, a multiplier.
+    neck = load_recipe(name).tables["neck"]
+    lead, auxiliary = neck["outputs"], neck.get("auxiliary", [])
+    more = 3 * (num_classes - 80)
+    training = more * (sum(width + 2 for width in lead) + sum(width + 1 for width in auxiliary))
+    assert report.training_parameters == FAMILY[name].training + training
+    assert report.deployed_parameters == FAMILY[name].deployed + more * sum(width + 1 for width in lead)
 
 
-@pytest.mark.parametrize("num_classes", [1, 3, 16])
-def test_parameters_follow_the_number_of_classes(num_classes: int) -> None:
-    with torch.device("meta"):
-        net = Net(FAMILY["yolov7-tiny"], num_classes)
-
-    # Three anchors a level, and beside its weights each output has a bias and a multiplier.
-    assert count(net) == 6_228_762 + 3 * (num_classes - 80) * (128 + 256 + 512 + 3 * 2)
+def test_parameters_of_yolov7_with_16_classes_are_the_published_ones() -> None:
+    assert check("yolov7", num_classes=16).training_parameters == 37_277_466
+    assert check("yolov7", DEPLOY_FORM, num_classes=16).training_parameters == 37_275_485
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_tensors_are_the_published_ones_in_name_and_shape(name: str, shared: Shared) -> None:
     with torch.device("meta"):
-        state = Net(FAMILY[name]).state_dict()
+        state = make(name).state_dict()
 
     published = {mine: (key, shape) for key, mine, shape in entries(official(shared, name)["layers"])}
 
@@ -354,7 +233,7 @@ def test_tensors_are_the_published_ones_in_name_and_shape(name: str, shared: Sha
 @pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7", "yolov7-w6"])
 def test_tensors_fall_into_the_published_groups_of_the_optimiser(name: str) -> None:
     with torch.device("meta"):
-        named = list(Net(FAMILY[name]).named_parameters())
+        named = list(make(name).named_parameters())
 
     biases = sum(key.endswith("bias") for key, _ in named)
     decayed = sum(tensor.dim() > 1 for _, tensor in named)
@@ -416,11 +295,28 @@ def test_folding_keeps_the_outputs_within_the_published_tolerance(shared: Shared
     net = parity_net(shared, "yolov7-tiny")
     expected = json.loads(shared("spec/golden/forward.json").read_text())["models"]["yolov7-tiny"]["decoded"]
 
-    deployed, report = folded(net, example=picture())
+    deployed, report = fold(net, net.passes, example=picture())
 
     with torch.inference_mode():
-        predictions = deployed.head.decode(deployed(picture()).lead)
+        predictions = deployed.predictions(picture())
     assert_equals(official_decoded(predictions), expected, atol=5e-3)
     assert max(each.absolute for each in report.outputs if each.precision == "float64") <= 1e-9
     assert max(each.absolute for each in report.modules if each.precision == "float64") <= 1e-10
     assert max(each.relative for each in report.modules if each.precision == "float32") <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TRAINABLE if name != "yolov7-tiny"])
+def test_deployed_form_gives_the_published_outputs(name: str, shared: Shared) -> None:
+    expected = json.loads(shared("spec/golden/forward.json").read_text())["models"][name]
+    net = parity_net(shared, name)
+
+    deployed = net.fuse()
+
+    with torch.inference_mode():
+        maps = deployed(picture())
+        predictions = deployed.head.decode(maps.lead)
+    assert sum(each.numel() for each in deployed.parameters()) == FAMILY[name].deployed
+    for found, level in zip(official_raw(maps.lead), expected["raw_levels"], strict=True):
+        assert_equals(found, level, atol=1e-3)
+    assert_equals(official_decoded(predictions), expected["decoded"], atol=5e-3)

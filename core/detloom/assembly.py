@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,6 +161,7 @@ def check(
         complaint = _size_complaint(recipe, height, width, detector.max_stride)
         if complaint:
             raise RecipeError(complaint)
+        _check_optimizer(recipe, detector)
         # The training form is counted with its auxiliary branches, but without batch statistics.
         training = _count(detector.train(), image_BCHW, counter)
         folded, report = fold(detector, detector.passes)
@@ -202,10 +204,9 @@ class _Slots:
         table = self._recipe.tables.get(kind)
         if table is None:
             return
-        where = self._recipe.where(kind)
         settings = {key: value for key, value in table.items() if key not in (USE, *ASSEMBLER_SETTINGS.get(kind, {}))}
-        cls = self._shop.component(kind, table[USE], where=where)
-        self._complaints += validated(settings_model(cls), settings, where)[1]
+        cls = self._shop.component(kind, table[USE], where=self._recipe.where(kind, USE))
+        self._complaints += validated(settings_model(cls), settings, partial(self._recipe.where, kind))[1]
 
     def raise_complaints(self) -> None:
         """Raise what was found, all together."""
@@ -245,6 +246,14 @@ def _size_complaint(recipe: Recipe, height: int, width: int, stride: int) -> str
         f"{recipe.where('data')}: image_size is {height} x {width}, but this detector needs multiples of its largest "
         f"stride, {stride}; the nearest is {nearest[0]} x {nearest[1]}"
     )
+
+
+def _check_optimizer(recipe: Recipe, detector: Detector) -> None:
+    # Asking timm takes a second; the default it has.
+    if recipe.train.optimizer != type(recipe.train).model_fields["optimizer"].default:
+        from detloom.engine.optimise import build_optimizer
+
+        build_optimizer(detector, recipe.train)
 
 
 def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:

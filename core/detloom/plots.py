@@ -1,6 +1,6 @@
 """Plots of an evaluation, drawn with pillow: small, legible, no plotting package needed.
 
-Shape letters: C classes, K classes and the background, R recall thresholds.
+Shape letters: C classes, K classes and the background, R recalls.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def plot_precision_recall(curves: Curves, names: Sequence[str]) -> Picture:
     """Return precision over recall: a line for each class with objects, and their mean."""
     plot, left, top = 440, 64, 46
     shown = [index for index in range(len(names)) if curves.objects_C[index]]
-    shown.sort(key=lambda index: -float(curves.ap_CT[index, 0]))
+    shown.sort(key=lambda index: -float(curves.ap_C[index]))
     width, height = left + plot + 250, top + plot + 56
     image = Image.new("RGB", (width * FINE, height * FINE), WHITE)
     canvas = ImageDraw.Draw(image)
@@ -55,7 +55,7 @@ def plot_precision_recall(curves: Curves, names: Sequence[str]) -> Picture:
         line = colour(index) if is_named else FAINT
         points = [at(*point) for point in zip(curves.recalls_R, curves.precision_CR[index], strict=True)]
         canvas.line(points, fill=line, width=(2 if is_named else 1) * FINE, joint="curve")
-        legend.append((line, names[index], f"{curves.ap_CT[index, 0]:.3f}"))
+        legend.append((line, names[index], f"{curves.ap_C[index]:.3f}"))
     if not is_named:
         ends = (*legend[: MOST_NAMED_CURVES // 2], (WHITE, "...", ""), *legend[-(MOST_NAMED_CURVES // 2) :])
         legend = list(ends)
@@ -63,12 +63,12 @@ def plot_precision_recall(curves: Curves, names: Sequence[str]) -> Picture:
         mean_R = curves.precision_CR[shown].mean(0)
         points = [at(*point) for point in zip(curves.recalls_R, mean_R, strict=True)]
         canvas.line(points, fill=BLACK, width=3 * FINE, joint="curve")
-        legend.insert(0, (BLACK, f"mean of {len(shown)}", f"{curves.ap_CT[shown, 0].mean():.3f}"))
+        legend.insert(0, (BLACK, f"mean of {len(shown)}", f"{curves.ap_C[shown].mean():.3f}"))
     else:
         canvas.text(at(0.5, 0.5), "nothing is annotated", fill=FRAME, font=text, anchor="mm")
 
     x, right = (left + plot + 20) * FINE, (width - 16) * FINE
-    canvas.text((right, at(0, 1.03)[1]), "area under curve", fill=BLACK, font=small, anchor="rs")
+    canvas.text((right, at(0, 1.03)[1]), "AP50", fill=BLACK, font=small, anchor="rs")
     for row, (line, name, value_text) in enumerate(legend):
         y = (top + 14 + row * 24) * FINE
         canvas.line([(x, y), (x + 22 * FINE, y)], fill=line, width=3 * FINE)

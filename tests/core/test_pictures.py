@@ -152,7 +152,7 @@ def test_plots_are_made_for_any_number_of_classes(classes: int) -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, classes, 300)
     names = [f"class number {index}" for index in range(classes)]
-    curves = precision_recall(generator.random((300, 1)) < 0.7, generator.random(300), labels, labels, classes)
+    curves = precision_recall(generator.random(300) < 0.7, generator.random(300), labels, labels, classes)
     counts = generator.integers(0, 9, (classes + 1, classes + 1))
 
     for plot in (plot_precision_recall(curves, names), plot_confusion(counts, names, 0.25)):
@@ -163,7 +163,7 @@ def test_plots_are_made_for_any_number_of_classes(classes: int) -> None:
 
 def test_plots_of_nothing_are_empty_frames() -> None:
     nothing = np.zeros(0, int)
-    curves = precision_recall(np.zeros((0, 1), bool), np.zeros(0), nothing, nothing, 2)
+    curves = precision_recall(np.zeros(0, bool), np.zeros(0), nothing, nothing, 2)
 
     assert plot_precision_recall(curves, ["a", "b"]).shape[2] == 3
     assert plot_confusion(np.zeros((3, 3), int), ["a", "b"], 0.5).shape[2] == 3

@@ -1,9 +1,10 @@
-"""Precision and recall over confidence, from detections that are known to be right or wrong.
+"""Precision over recall, and the score at which a detector is best used.
 
-Shape letters: N detections, G objects, T overlap thresholds, C classes, R recall thresholds,
-S confidence thresholds.
-Average precision with 101 recalls as COCO has it (Lin et al. 2014), with the area under the
-interpolated curve that YOLO's evaluations report (Wang et al. 2022, published code's definition).
+Average precision as COCO defines it (Lin et al. 2014; cocodataset.org, detection evaluation): the
+mean, over 101 recalls, of the best precision at that recall or a higher one. F1 is van Rijsbergen's
+(Information Retrieval, 1979, chapter 7).
+
+Shape letters: N detections, G objects, C classes, R recalls; M detections of one class, K of them right.
 """
 
 from dataclasses import dataclass
@@ -11,100 +12,126 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curves", "precision_recall"]
+__all__ = ["BestUse", "Curves", "best_use", "precision_recall"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 RECALLS = np.linspace(0, 1, 101)
-CONFIDENCES = np.linspace(0, 1, 1000)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curves:
-    """What a class gains and pays as the confidence threshold falls.
+    """Precision over recall of each class.
 
     Attributes:
-        recalls_R: Recall axis of ``precision_CR``.
-        precision_CR: Best precision at a recall or more, at the first overlap threshold.
-        ap_CT: Area under the precision-recall curve at each overlap threshold.
-        confidences_S: Confidence axis of the next two.
-        precision_CS: Precision of the detections above a confidence, at the first overlap threshold.
-        recall_CS: Their recall.
+        recalls_R: From 0 to 1.
+        precision_CR: Best precision at a recall or more; zeros where it is never reached.
         objects_C: Number of objects of each class; rows of classes without any are zeros.
     """
 
     recalls_R: Floats
     precision_CR: Floats
-    ap_CT: Floats
-    confidences_S: Floats
-    precision_CS: Floats
-    recall_CS: Floats
-    objects_C: NDArray[np.int64]
+    objects_C: Integers
 
     @property
-    def f1_CS(self) -> Floats:
-        """Return the harmonic mean of precision and recall."""
-        product_CS, total_CS = self.precision_CS * self.recall_CS, self.precision_CS + self.recall_CS
-        return 2 * product_CS / np.maximum(total_CS, 1e-16)
+    def ap_C(self) -> Floats:
+        """Return the average precision of each class."""
+        means_C: Floats = self.precision_CR.mean(1)
+        return means_C
 
-    @property
-    def best(self) -> int:
-        """Return the index of the confidence with the highest F1, as a mean over classes with objects."""
-        has_objects_C = self.objects_C > 0
-        return int(self.f1_CS[has_objects_C].mean(0).argmax()) if has_objects_C.any() else 0
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BestUse:
+    """The least score to show so that F1, as a mean over classes with objects, is highest.
+
+    Attributes:
+        score: Detections that score this much or more are shown; 1 where nothing is right.
+        precision_C: Of the detections shown; not a number where a class has none.
+        recall_C: Not a number where a class has no objects.
+    """
+
+    score: float
+    precision_C: Floats
+    recall_C: Floats
 
 
 def precision_recall(
-    is_right_NT: NDArray[np.bool_],
+    is_right_N: NDArray[np.bool_],
     scores_N: NDArray[np.floating],
     labels_N: NDArray[np.integer],
     target_labels_G: NDArray[np.integer],
     num_classes: int,
-    *,
-    recall_end: float | None = None,
 ) -> Curves:
     """Return the curves of all classes.
 
     Args:
-        is_right_NT: Whether a detection found an object, at each overlap threshold.
-        scores_N: Confidences.
+        is_right_N: Whether a detection found an object.
+        scores_N: By which detections are ranked; equal ones keep their order.
         labels_N: Class indices.
         target_labels_G: Class index of each object.
         num_classes: Number of classes.
-        recall_end: Recall at which precision is taken to reach 0; None: 0.01 after the last recall.
     """
-    num_thresholds = is_right_NT.shape[1]
-    objects_C = np.bincount(target_labels_G.astype(np.int64), minlength=num_classes)
+    objects_C = np.bincount(target_labels_G, minlength=num_classes)
     precision_CR = np.zeros((num_classes, len(RECALLS)))
-    ap_CT = np.zeros((num_classes, num_thresholds))
-    precision_CS = np.zeros((num_classes, len(CONFIDENCES)))
-    recall_CS = np.zeros_like(precision_CS)
-
-    order_N = np.argsort(-scores_N, kind="stable")
-    is_right_NT, scores_N, labels_N = is_right_NT[order_N], scores_N[order_N], labels_N[order_N]
-    for label in np.flatnonzero(objects_C):
-        is_mine_N = labels_N == label
-        if not is_mine_N.any():
+    order_N, starts_C = _by_class(scores_N, labels_N, num_classes)
+    for label, right_M in enumerate(np.split(is_right_N[order_N], starts_C[1:])):
+        # Precision peaks where one more object is found: the k-th is found at this rank.
+        rank_K = right_M.nonzero()[0] + 1
+        if not objects_C[label] or not len(rank_K):
             continue
-        right_NT = is_right_NT[is_mine_N].cumsum(0)
-        recall_NT = right_NT / objects_C[label]
-        precision_NT = right_NT / np.arange(1, len(right_NT) + 1)[:, None]
-        # Confidence falls along N; interpolation wants it to rise.
-        rising_N = -scores_N[is_mine_N]
-        recall_CS[label] = np.interp(-CONFIDENCES, rising_N, recall_NT[:, 0], left=0)
-        precision_CS[label] = np.interp(-CONFIDENCES, rising_N, precision_NT[:, 0], left=1)
-        for threshold in range(num_thresholds):
-            curve_R = _interpolated(recall_NT[:, threshold], precision_NT[:, threshold], recall_end)
-            ap_CT[label, threshold] = ((curve_R[1:] + curve_R[:-1]) / 2 * np.diff(RECALLS)).sum()
-            if threshold == 0:
-                precision_CR[label] = curve_R
-    return Curves(RECALLS, precision_CR, ap_CT, CONFIDENCES, precision_CS, recall_CS, objects_C)
+        found_K = np.arange(1, len(rank_K) + 1)
+        best_K = np.maximum.accumulate((found_K / rank_K)[::-1])[::-1]
+        needed_R = np.searchsorted(found_K / objects_C[label], RECALLS)
+        reached = int(np.searchsorted(needed_R, len(best_K)))
+        precision_CR[label, :reached] = best_K[needed_R[:reached]]
+    return Curves(RECALLS, precision_CR, objects_C)
 
 
-def _interpolated(recall_N: Floats, precision_N: Floats, recall_end: float | None) -> Floats:
-    """Return the envelope of a curve at the 101 recalls."""
-    end = recall_N[-1] + 0.01 if recall_end is None else recall_end
-    recall_N = np.concatenate(([0.0], recall_N, [end]))
-    precision_N = np.concatenate(([1.0], precision_N, [0.0]))
-    envelope_N = np.maximum.accumulate(precision_N[::-1])[::-1]
-    return np.interp(RECALLS, recall_N, envelope_N)
+def best_use(
+    is_right_N: NDArray[np.bool_],
+    scores_N: NDArray[np.floating],
+    labels_N: NDArray[np.integer],
+    target_labels_G: NDArray[np.integer],
+    num_classes: int,
+) -> BestUse:
+    """Return the best score to show detections from; the arguments are those of ``precision_recall``.
+
+    F1 of a class is twice its right detections over its detections and objects together. Every score
+    that occurs is tried.
+    """
+    objects_C = np.bincount(target_labels_G, minlength=num_classes)
+    order_N, starts_C = _by_class(scores_N, labels_N, num_classes)
+    label_N, right_N = labels_N[order_N], is_right_N[order_N].astype(np.int64)
+    before_C = np.concatenate(([0], right_N.cumsum()))[starts_C]
+    rank_N = np.arange(1, len(order_N) + 1) - starts_C[label_N]
+    counted_N = objects_C[label_N] > 0
+    f1_N = np.where(
+        counted_N, 2 * (right_N.cumsum() - before_C[label_N]) / np.maximum(rank_N + objects_C[label_N], 1), 0
+    )
+    # What each detection adds to its class, summed from the best score down, is the sum over classes.
+    gain_N = np.empty_like(f1_N)
+    gain_N[order_N] = np.where(rank_N == 1, f1_N, f1_N - np.roll(f1_N, 1))
+    falling_N = np.argsort(-scores_N, kind="stable")
+    ranked_N = scores_N[falling_N]
+    # Detections of one score are shown together.
+    ends = np.flatnonzero(np.append(ranked_N[1:] != ranked_N[:-1], True)[: len(ranked_N)])
+    sums = gain_N[falling_N].cumsum()[ends]
+    score = float(ranked_N[ends[sums.argmax()]]) if len(sums) and sums.max() > 0 else 1.0
+
+    is_shown_N = scores_N >= score
+    shown_C = np.bincount(labels_N[is_shown_N], minlength=num_classes)
+    right_C = np.bincount(labels_N[is_shown_N & is_right_N], minlength=num_classes)
+    return BestUse(score, _ratio(right_C, shown_C), _ratio(right_C, objects_C))
+
+
+def _by_class(
+    scores_N: NDArray[np.floating], labels_N: NDArray[np.integer], num_classes: int
+) -> tuple[NDArray[np.intp], Integers]:
+    """Return the order by class and falling score, and where each class starts in it."""
+    order_N = np.lexsort((-scores_N, labels_N))
+    return order_N, np.searchsorted(labels_N[order_N], np.arange(num_classes))
+
+
+def _ratio(part_C: Integers, whole_C: Integers) -> Floats:
+    return np.where(whole_C > 0, part_C / np.maximum(whole_C, 1), np.nan)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from detloom.assembly import build
 from detloom.data.records import Annotations, ImageRecord
 from detloom.detector import Detector
 from detloom.engine.evaluate import evaluate
 from detloom.engine.report import confusion, curves
 from detloom.errors import DataError, RecipeError
 from detloom.interfaces import Evaluator, Metrics
+from detloom.kinds import Kind
 from detloom.recipe import Recipe, load_recipe
 from detloom.structures import Detections
 
@@ -182,8 +184,8 @@ def test_detections_in_a_crowd_are_neither_right_nor_wrong() -> None:
     found = {0: detections([(35, 35, 45, 45, 0), (0, 0, 20, 20, 0)], [0.9, 0.8])}
 
     assert confusion(found, truth, score=0.5).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
-    assert curves(found, truth).objects_C.tolist() == [1, 0]
-    assert curves(found, truth).precision_CR[0, 99] == pytest.approx(1)
+    assert curves(found, truth)[0].objects_C.tolist() == [1, 0]
+    assert curves(found, truth)[0].ap_C[0] == pytest.approx(1)
 
 
 def test_images_without_detections_count_as_missed() -> None:
@@ -191,13 +193,35 @@ def test_images_without_detections_count_as_missed() -> None:
     found = {0: detections([(0, 0, 20, 20, 0)], [0.9])}
 
     assert confusion(found, truth, score=0.5).tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert curves(found, truth).recall_CS[0, 0] == pytest.approx(0.5)
+    assert curves(found, truth)[1].recall_C[0] == pytest.approx(0.5)
 
 
 def test_second_detection_takes_the_object_left_over() -> None:
     truth = annotations(record([(0, 0, 20, 20, 0), (0, 4, 20, 24, 0)]))
     found = {0: detections([(0, 1, 20, 21, 0), (0, 0, 20, 20, 0)], [0.9, 0.8])}
 
-    recall = curves(found, truth).recall_CS[0, 0]
+    _, best = curves(found, truth)
 
-    assert recall == pytest.approx(1)
+    assert best.recall_C[0] == pytest.approx(1)
+
+
+def test_average_precision_of_the_report_is_that_of_the_metrics() -> None:
+    generator = np.random.default_rng(0)
+
+    def rows(count: int) -> list[tuple[float, float, float, float, int]]:
+        corner_N2, size_N2 = generator.integers(0, 32, (count, 2)), generator.integers(8, 32, (count, 2))
+        labels_N1 = generator.integers(0, 2, (count, 1))
+        return [(*row[:4], int(row[4])) for row in np.hstack((corner_N2, corner_N2 + size_N2, labels_N1)).tolist()]
+
+    # More than a hundred detections of a class, crowds of either class, and a picture without objects.
+    images = [record(rows(count), crowds=range(0, count, 5)) for count in (30, 12, 0)]
+    truth = annotations(*images)
+    found = {
+        index: detections(rows(count), sorted(generator.random(count).round(2).tolist(), reverse=True))
+        for index, count in enumerate((300, 40, 20))
+    }
+
+    metrics = build(Kind.EVALUATOR, {"use": "pycocotools"}, truth).evaluate(found)
+
+    expected = [metrics.per_class[name]["AP50"] for name in NAMES]
+    assert curves(found, truth)[0].ap_C.tolist() == pytest.approx(expected)

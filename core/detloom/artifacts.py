@@ -1,8 +1,9 @@
 """Artifacts: weights, recipe and class names in one safetensors file.
 
 The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved), ``recipe_name``,
-``names`` (JSON array), ``components`` (JSON: the distribution and version that each came from) and
-``extra`` (JSON object, for the reader's information). Nothing in an artifact is executed.
+``names`` (JSON array), ``components`` (JSON: the distribution and version that each came from),
+``extra`` (JSON object, for the reader's information) and, in an artifact of a deployed form, ``folded``
+(JSON array: the reparam passes that made it, in order). Nothing in an artifact is executed.
 """
 
 import importlib.metadata
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detloom.assembly import assemble
+from detloom.assembly import assemble, build
+from detloom.building import components_of, without_initial_weights
 from detloom.detector import Detector
 from detloom.durable import read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
-from detloom.recipe import Recipe
+from detloom.recipe import USE, Recipe
+from detloom.reparam import fold
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artifact", "transfer_"]
@@ -40,6 +43,7 @@ class Artifact:
         names: Class names by index.
         components: Name and version of the distribution of each ``kind.name``.
         extra: What its writer noted: epoch, metrics.
+        folded: Passes that were applied to the model, as a recipe lists them; empty for a training form.
     """
 
     path: Path
@@ -48,6 +52,7 @@ class Artifact:
     names: tuple[str, ...]
     components: Mapping[str, str]
     extra: Mapping[str, Any]
+    folded: tuple[str | Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +87,35 @@ def save_artifact(
     recipe: Recipe,
     names: Sequence[str],
     extra: Mapping[str, Any] | None = None,
+    folded: Sequence[str | Mapping[str, Any]] = (),
     shop: Workshop | None = None,
 ) -> None:
     """Write weights, recipe and names; the file is whole or as it was.
 
     Args:
         path: Where to.
-        detector: Whose weights; in its training form, not fused.
+        detector: Whose weights.
         recipe: What the detector was assembled from.
         names: Class names by index.
         extra: More, as JSON data.
+        folded: Passes that the detector went through, in order, as a recipe lists them.
         shop: Where the components came from; the environment's workshop when not given.
 
     Raises:
         ArtifactError: The file cannot be written.
     """
+    shop = shop or workshop()
     metadata = {
         "format": FORMAT,
-        "recipe": recipe.to_toml(),
+        "recipe": without_initial_weights(recipe, shop).to_toml(),
         "recipe_name": recipe.name,
         "names": json.dumps(list(names)),
-        "components": json.dumps(_components(recipe, shop or workshop()), sort_keys=True),
+        "components": json.dumps(_components(recipe, shop), sort_keys=True),
         "extra": json.dumps(dict(extra or {}), sort_keys=True),
         "versions": json.dumps({"detloom": importlib.metadata.version("detloom"), "torch": str(torch.__version__)}),
     }
+    if folded:
+        metadata["folded"] = json.dumps([each if isinstance(each, str) else dict(each) for each in folded])
     write_tensors(Path(path), detector.state_dict(), metadata)
 
 
@@ -130,6 +140,7 @@ def read_artifact(path: Path | str) -> Artifact:
         names = json.loads(metadata["names"])
         components = json.loads(metadata.get("components", "{}"))
         extra = json.loads(metadata.get("extra", "{}"))
+        folded = json.loads(metadata.get("folded", "[]"))
         recipe = Recipe.from_toml(metadata["recipe"], str(path), name=metadata.get("recipe_name", path.stem))
     except (json.JSONDecodeError, RecipeError, RecursionError) as error:
         raise ArtifactError(f"{path}: the artifact's metadata cannot be read: {error}") from error
@@ -137,11 +148,13 @@ def read_artifact(path: Path | str) -> Artifact:
         raise ArtifactError(f"{path}: the artifact's class names must be an array of text, found {str(names)[:60]}")
     if not isinstance(components, dict) or not isinstance(extra, dict) or not _is_texts(list(components.values())):
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: components and extra must be tables")
-    return Artifact(path, tensors, recipe, tuple(names), components, extra)
+    if not isinstance(folded, list) or not all(isinstance(each, str) or _names_a_pass(each) for each in folded):
+        raise ArtifactError(f"{path}: the artifact's metadata is damaged: folded must be an array of passes")
+    return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
 
 
 def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector:
-    """Return the detector of an artifact, in eval mode, on the CPU.
+    """Return the detector of an artifact, in eval mode, on the CPU; a deployed form as such.
 
     Raises:
         ArtifactError: It cannot be read, its components are not installed, or its weights do not fit them.
@@ -149,6 +162,11 @@ def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector
     artifact = read_artifact(path)
     try:
         detector = assemble(artifact.recipe, names=artifact.names, shop=shop)
+        if artifact.folded:
+            # The passes give the form, to which the weights in the file belong.
+            passes = [build(Kind.REPARAM, _pass_table(each), shop=shop) for each in artifact.folded]
+            detector = fold(detector, passes)[0]
+            detector.passes = ()
     except (RecipeError, PluginError) as error:
         made_with = "\n".join(f"    {name}: {where}" for name, where in sorted(artifact.components.items()))
         raise ArtifactError(
@@ -194,14 +212,19 @@ def _fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Transfer:
 
 
 def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
-    found = {}
-    for section, table in recipe.tables.items():
-        if section in set(Kind) and isinstance(table, Mapping) and isinstance(table.get("use"), str):
-            found[f"{section}.{table['use']}"] = shop.provider(Kind(section), table["use"])
+    found = {f"{kind}.{name}": shop.provider(kind, name) for kind, name in components_of(recipe, shop)}
     for entry in recipe.tables.get(Kind.REPARAM, {}).get("passes", ()):
         name = entry if isinstance(entry, str) else entry["use"]
         found[f"{Kind.REPARAM}.{name}"] = shop.provider(Kind.REPARAM, name)
     return found
+
+
+def _pass_table(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {USE: entry} if isinstance(entry, str) else entry
+
+
+def _names_a_pass(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get(USE), str)
 
 
 def _is_texts(values: object) -> bool:

@@ -5,17 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from detloom.building import build, settings_complaints, without_initial_weights
 from detloom.detector import Detector
-from detloom.errors import RecipeError
+from detloom.engine.settings import TrainSettings
+from detloom.errors import RecipeError, suggest
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
-from detloom.recipe import ASSEMBLER_SETTINGS, PASSES, USE, Recipe, load_recipe
+from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe
 from detloom.reparam import fold
-from detloom.settings import settings_model, validated
 from detloom.shapes import ShapesOnly, shapes_only
 from detloom.workshop import Workshop, workshop
 
@@ -50,7 +52,7 @@ def assemble(
     recipe = load_recipe(source, overrides, shop=shop)
     count = _class_count(recipe, num_classes, names)
     slots = _Slots(recipe, shop or workshop())
-    slots.check()
+    slots.check((*REQUIRED, Kind.NECK))
     backbone: Backbone = slots.build(Kind.BACKBONE)
     specs = backbone.out_specs
     neck: Neck | None = None
@@ -81,31 +83,6 @@ def assemble(
         recipe=recipe,
         passes=slots.build_passes(),
     )
-
-
-def build(kind: Kind, table: Mapping[str, Any], *args: Any, where: str = "", shop: Workshop | None = None) -> Any:
-    """Build one component from its table.
-
-    Args:
-        kind: The slot.
-        table: ``use`` and the settings.
-        args: What the kind's constructor takes first.
-        where: File and table, put before complaints.
-        shop: Where components are looked up; the environment's workshop when not given.
-
-    Raises:
-        RecipeError: The name or a setting is wrong.
-    """
-    where = where or f"[{kind}]"
-    settings = {key: value for key, value in table.items() if key not in (USE, *ASSEMBLER_SETTINGS.get(kind, {}))}
-    cls = (shop or workshop()).component(kind, table[USE], where=where)
-    checked, complaints = validated(settings_model(cls), settings, where)
-    if checked is None:
-        raise RecipeError("\n".join(complaints))
-    try:
-        return cls(*args, **{name: getattr(checked, name) for name in checked.model_fields_set})
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +127,14 @@ def check(
     shop = shop or workshop()
     recipe = load_recipe(source, overrides, shop=shop)
     with shapes_only() as counter:
-        detector = assemble(recipe, num_classes=num_classes, shop=shop)
-        slots = _Slots(recipe, shop)
-        for kind in (Kind.EMA, Kind.EVALUATOR, Kind.DATASET):
-            slots.check_settings(kind)
-        slots.raise_complaints()
+        _Slots(recipe, shop).check(SINGLE_KINDS)
+        detector = assemble(without_initial_weights(recipe, shop), num_classes=num_classes, shop=shop)
         size = recipe.data.image_size
         height, width = (size, size) if isinstance(size, int) else size
         image_BCHW = torch.zeros(1, 3, height, width)
-        complaint = _size_complaint(recipe, height, width, detector.max_stride)
-        if complaint:
-            raise RecipeError(complaint)
-        _check_optimizer(recipe, detector)
+        complaints = list(_plain_complaints(recipe, detector, height, width))
+        if complaints:
+            raise RecipeError("\n".join(complaints))
         # The training form is counted with its auxiliary branches, but without batch statistics.
         training = _count(detector.train(), image_BCHW, counter)
         folded, report = fold(detector, detector.passes)
@@ -180,51 +153,51 @@ def check(
 
 
 class _Slots:
-    """Builds the slots of one recipe and collects complaints about all of them."""
+    """Builds the slots of one recipe, each from random numbers of its own."""
 
     def __init__(self, recipe: Recipe, shop: Workshop) -> None:
         self._recipe = recipe
         self._shop = shop
-        self._complaints: list[str] = []
+        # Swapping one component leaves the initial weights of the others as they were.
+        self._seed = int(torch.randint(2**31, (), device="cpu")) if torch.get_default_device().type != "meta" else 0
 
-    def check(self) -> None:
-        """Complain of all slots at once, before any of them is built."""
-        for kind in REQUIRED:
-            if kind not in self._recipe.tables:
-                known = ", ".join(self._shop.names(kind))
-                self._complaints.append(
-                    f"{self._recipe.name}: a detector needs a {kind}; add [{kind}] with `use`, one of: {known}"
-                )
-        for kind in (*REQUIRED, Kind.NECK):
-            self.check_settings(kind)
-        self.raise_complaints()
+    def check(self, kinds: Sequence[Kind]) -> None:
+        """Complain of the settings of several slots together, before any of them is built.
 
-    def check_settings(self, kind: Kind) -> None:
-        """Complain of the settings of one slot, if the recipe fills it."""
-        table = self._recipe.tables.get(kind)
-        if table is None:
-            return
-        settings = {key: value for key, value in table.items() if key not in (USE, *ASSEMBLER_SETTINGS.get(kind, {}))}
-        cls = self._shop.component(kind, table[USE], where=self._recipe.where(kind, USE))
-        self._complaints += validated(settings_model(cls), settings, partial(self._recipe.where, kind))[1]
-
-    def raise_complaints(self) -> None:
-        """Raise what was found, all together."""
-        if self._complaints:
-            raise RecipeError("\n".join(self._complaints))
+        Raises:
+            RecipeError: A slot is missing, or a setting is wrong.
+        """
+        recipe, shop = self._recipe, self._shop
+        complaints = [
+            f"{recipe.name}: a detector needs a {kind}; add [{kind}] with `use`, one of: {', '.join(shop.names(kind))}"
+            for kind in REQUIRED
+            if kind not in recipe.tables
+        ]
+        for kind in kinds:
+            if kind in recipe.tables:
+                complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
+        for each in self._passes():
+            complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
+        for name, table in recipe.tables.get(OBSERVERS, {}).items():
+            where = partial(recipe.where, f"{OBSERVERS}.{name}")
+            complaints += settings_complaints(Kind.OBSERVER, {**table, USE: name}, where, shop)
+        if complaints:
+            raise RecipeError("\n".join(complaints))
 
     def build(self, kind: Kind, *args: Any) -> Any:
         """Build the component of a slot."""
-        return build(kind, self._recipe.tables[kind], *args, where=self._recipe.where(kind), shop=self._shop)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed ^ crc32(kind.encode()))
+            return build(kind, self._recipe.tables[kind], *args, where=self._recipe.where(kind), shop=self._shop)
 
     def build_passes(self) -> tuple[ReparamPass, ...]:
         """Build the reparam passes, in the recipe's order."""
         where = self._recipe.where(Kind.REPARAM)
+        return tuple(build(Kind.REPARAM, each, where=where, shop=self._shop) for each in self._passes())
+
+    def _passes(self) -> list[Mapping[str, Any]]:
         passes = self._recipe.tables.get(Kind.REPARAM, {}).get(PASSES, [])
-        return tuple(
-            build(Kind.REPARAM, {USE: each} if isinstance(each, str) else each, where=where, shop=self._shop)
-            for each in passes
-        )
+        return [{USE: each} if isinstance(each, str) else each for each in passes]
 
 
 def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] | None) -> int:
@@ -248,12 +221,36 @@ def _size_complaint(recipe: Recipe, height: int, width: int, stride: int) -> str
     )
 
 
-def _check_optimizer(recipe: Recipe, detector: Detector) -> None:
-    # Asking timm takes a second; the default it has.
-    if recipe.train.optimizer != type(recipe.train).model_fields["optimizer"].default:
-        from detloom.engine.optimise import build_optimizer
+def _plain_complaints(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:
+    """Yield what is wrong with plain sections in view of the detector."""
+    size = _size_complaint(recipe, height, width, detector.max_stride)
+    if size:
+        yield size
+    parts = [path for path, _ in detector.named_modules() if path]
+    for name in recipe.train.freeze:
+        if name not in parts:
+            children = ", ".join(path for path, _ in detector.named_children())
+            yield (
+                f"{recipe.where('train', 'freeze')}: 'freeze': the model has no part '{name}'.{suggest(name, parts)}\n"
+                f"  parts: {children}"
+            )
+    plain = TrainSettings()
+    if recipe.train.optimizer != plain.optimizer or recipe.train.schedule != plain.schedule:
+        # The defaults are known to be right, and asking timm takes a second.
+        from detloom.engine.optimise import Schedule, build_optimizer
 
-        build_optimizer(detector, recipe.train)
+        for ask in (partial(build_optimizer, detector), partial(Schedule, batches_per_epoch=1)):
+            try:
+                ask(recipe.train)
+            except RecipeError as error:
+                yield f"{recipe.name} {error}"
+    if recipe.augment.extra:
+        from detloom.data.extra import ExtraTransforms
+
+        try:
+            ExtraTransforms(recipe.augment.extra, recipe.augment.min_side)
+        except RecipeError as error:
+            yield str(error)
 
 
 def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:

@@ -27,6 +27,9 @@ from detloom.structures import (
 
 if TYPE_CHECKING:
     from detloom.data.records import Annotations
+    from detloom.detector import Detector
+    from detloom.foreign import ForeignCheckpoint
+    from detloom.recipe import Recipe
 
 __all__ = [
     "Assigner",
@@ -37,6 +40,7 @@ __all__ = [
     "Evaluator",
     "Fold",
     "Head",
+    "Importer",
     "Metrics",
     "Neck",
     "Observer",
@@ -234,3 +238,39 @@ class Evaluator(ABC):
 
 class Observer(ABC):  # noqa: B024 - its methods are hooks, each of them optional
     """Follows a run: ``__init__(*, settings)``; its methods are hooks of ``hookspecs.RunHooks``."""
+
+
+class Importer(ABC):
+    """What the names in a foreign checkpoint mean: ``__init__(*, settings)``.
+
+    The core reads the file and holds that every tensor on both sides is used exactly once, in its
+    shape. What the file holds beside tensors is a stranger's: believe none of it, not even a type.
+    """
+
+    @abstractmethod
+    def recognises(self, checkpoint: "ForeignCheckpoint") -> bool:
+        """Return whether the tensors' names are of the form that this importer knows."""
+
+    @abstractmethod
+    def class_names(self, checkpoint: "ForeignCheckpoint") -> tuple[str, ...] | None:
+        """Return the class names by index, or nothing where the file does not say how many there are."""
+
+    @abstractmethod
+    def overrides(self, checkpoint: "ForeignCheckpoint", recipe: "Recipe") -> dict[str, Any]:
+        """Return what the file says otherwise than a recipe, by dotted key.
+
+        Raises:
+            ArtifactError: The recipe's network is none that this importer knows.
+        """
+
+    @abstractmethod
+    def mapping(self, checkpoint: "ForeignCheckpoint", detector: "Detector") -> dict[str, str | None]:
+        """Return our name for each of the file's, or None where it became a setting.
+
+        Args:
+            checkpoint: What the file holds.
+            detector: Assembled from the recipe, on the meta device.
+
+        Raises:
+            ArtifactError: The file contradicts the detector in what is no tensor.
+        """

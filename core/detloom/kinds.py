@@ -18,3 +18,4 @@ class Kind(StrEnum):
     DATASET = "dataset"
     EVALUATOR = "evaluator"
     OBSERVER = "observer"
+    IMPORTER = "importer"

@@ -41,7 +41,7 @@ USE = "use"
 PASSES = "passes"
 OBSERVERS = "observers"
 SUMMARY = "summary"
-SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER))
+SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER))
 SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
 # Read by the assembler, not by the head, which is given the count.
 ASSEMBLER_SETTINGS = {Kind.HEAD: {"num_classes": int}}
@@ -268,8 +268,30 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
             at = at.setdefault(name, {})
             if not isinstance(at, dict):
                 raise RecipeError(f"{OVERRIDE} {dotted}: '{name}' is given both a value and settings; keep one")
-        at[last] = value
+        if last in at:
+            raise RecipeError(f"{OVERRIDE} {dotted}: '{last}' is given both as a table and key by key; keep one")
+        at[last] = _as_toml(value, dotted)
     return nested
+
+
+def _as_toml(value: Any, dotted: str) -> Any:
+    """Return what TOML would give for a value of Python."""
+    match value:
+        case Recipe() | None:
+            raise RecipeError(f"{OVERRIDE} {dotted}: {value!r} cannot be written in TOML; leave the key out instead")
+        case Mapping():
+            return {str(key): _as_toml(each, f"{dotted}.{key}") for key, each in value.items()}
+        case list() | tuple():
+            return [_as_toml(each, dotted) for each in value]
+        case Path():
+            return str(value)
+        case bool() | int() | float() | str():
+            return value
+        case _:
+            raise RecipeError(
+                f"{OVERRIDE} {dotted}: {value!r} cannot be written in TOML; give text, a number, true or false, "
+                "or lists and tables of them"
+            )
 
 
 def _leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
@@ -299,6 +321,11 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         elif section == OBSERVERS:
             wrong = [shop.complaint(Kind.OBSERVER, name) for name in table]
             found += [f"{where}: {complaint}" for complaint in wrong if complaint]
+            found += [
+                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
+                for name, value in table.items()
+                if not isinstance(value, Mapping)
+            ]
         else:
             found += _slot_complaints(section, table, shop, partial(recipe.where, section))
     return found

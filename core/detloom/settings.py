@@ -7,13 +7,30 @@ TOML arrays become tuples, but no text becomes a number.
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from detloom.errors import suggest
+from detloom.kinds import Kind
+from detloom.workshop import contracts
 
-__all__ = ["Where", "complaints_of", "settings_model", "validated"]
+__all__ = [
+    "InitialWeights",
+    "Where",
+    "complaints_of",
+    "initial_weights",
+    "nested_components",
+    "settings_model",
+    "validated",
+]
+
+InitialWeights = Annotated[str, "initial weights"]
+"""Type of a setting that names a file of weights to start from.
+
+An artifact has weights of its own, so its recipe names no such file.
+"""
 
 Where = str | Callable[[str], str]
 """File and table to name in a complaint, or what tells them for the key concerned."""
@@ -21,13 +38,35 @@ Where = str | Callable[[str], str]
 
 def settings_model(cls: type[Any]) -> type[BaseModel]:
     """Return the pydantic model of a component's settings: its keyword-only arguments."""
-    hints = get_type_hints(cls.__init__)
+    hints = _hints(cls)
+    nested = nested_components(cls)
     fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        name: (
+            # A component of its own is built from its table later.
+            dict[str, Any] | None if name in nested else hints.get(name, Any),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+
+
+def nested_components(cls: type[Any]) -> dict[str, Kind]:
+    """Return the settings of a component that are components themselves, and their kinds."""
+    kinds = {contract: kind for kind, contract in contracts().items()}
+    found = {}
+    for name, hint in _hints(cls).items():
+        choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        for each in choices:
+            if each is not NoneType and each in kinds:
+                found[name] = kinds[each]
+    return found
+
+
+def initial_weights(cls: type[Any]) -> frozenset[str]:
+    """Return the settings of a component that name files of initial weights."""
+    return frozenset(name for name, hint in _hints(cls).items() if hint == InitialWeights)
 
 
 def validated(model: type[BaseModel], table: Mapping[str, Any], where: Where) -> tuple[BaseModel | None, list[str]]:
@@ -61,6 +100,12 @@ def complaints_of(error: ValidationError, known: Iterable[str], where: Where) ->
         place = where if isinstance(where, str) else where(str(problem["loc"][0]))
         complaints.append(f"{place}: {text}")
     return complaints
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    hints.pop("return", None)
+    return hints
 
 
 def _shown(value: object) -> str:

@@ -22,7 +22,7 @@ from detloom.errors import DetloomError, PluginError, RecipeError, suggest
 from detloom.hookspecs import PROJECT, PluginHooks
 from detloom.kinds import Kind
 
-__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Plugin", "Workshop", "workshop"]
+__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Plugin", "Workshop", "contracts", "workshop"]
 
 ENTRY_POINT_GROUP = "detloom.plugins"
 DISABLE_VARIABLE = "DETLOOM_DISABLE_PLUGINS"
@@ -85,6 +85,15 @@ class Workshop:
         self._pluggy = pluggy.PluginManager(PROJECT)
         self._pluggy.add_hookspecs(PluginHooks)
         self._pluggy.hook.register_components.call_historic(kwargs={"register": self._register})
+
+    def offer(self, name: str, cls: type[Any]) -> None:
+        """Add a component of one's own, for this workshop alone.
+
+        Raises:
+            PluginError: It is no component, or takes a bundled name.
+        """
+        self._registering = cls.__module__
+        self._register(name, cls)
 
     def rows(self) -> tuple[Row, ...]:
         """Return what all catalogues list, third parties' too, without importing any of it."""
@@ -283,10 +292,11 @@ def workshop() -> Workshop:
     return Workshop()
 
 
-def _kind_of(cls: type[Any]) -> Kind:
+def contracts() -> dict[Kind, type[Any]]:
+    """Return the contract of each kind; imports them, and with them torch."""
     from detloom import interfaces
 
-    bases: dict[Kind, type[Any]] = {
+    return {
         Kind.BACKBONE: interfaces.Backbone,
         Kind.NECK: interfaces.Neck,
         Kind.HEAD: interfaces.Head,
@@ -297,7 +307,12 @@ def _kind_of(cls: type[Any]) -> Kind:
         Kind.DATASET: interfaces.Dataset,
         Kind.EVALUATOR: interfaces.Evaluator,
         Kind.OBSERVER: interfaces.Observer,
+        Kind.IMPORTER: interfaces.Importer,
     }
+
+
+def _kind_of(cls: type[Any]) -> Kind:
+    bases = contracts()
     for kind, base in bases.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return kind

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detloom.errors import ArtifactError, RecipeError, suggest
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
+from detloom.settings import InitialWeights
 from detloom.structures import FeatureSpec
 
 __all__ = ["TimmBackbone"]
@@ -34,7 +35,7 @@ class TimmBackbone(Backbone):
         *,
         model: str = "resnet18",
         strides: Sequence[int] = (8, 16, 32),
-        checkpoint: str = "",
+        checkpoint: InitialWeights = "",
         normalise: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -87,6 +87,25 @@ def test_settings_of_all_slots_are_complained_of_together() -> None:
     assert "'spp' is 3" in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"train.freeze": ["bakcbone"]}, "the model has no part 'bakcbone'. Did you mean 'backbone'?"),
+        ({"train.optimizer": "sdg"}, "timm knows no 'sdg'"),
+        ({"train.schedule": "step"}, "decay_epochs"),
+        ({"observers.csv.foo": 1}, "no setting is called 'foo'"),
+        ({"ema.decai": 0.9}, "no setting is called 'decai'. Did you mean 'decay'?"),
+        ({"augment.extra": [{"use": "Blurr"}]}, "Blurr"),
+        ({"reparam.passes": [{"use": "fuse-bn", "x": 1}]}, "no setting is called 'x'"),
+    ],
+)
+def test_check_finds_what_only_training_would_meet(overrides: dict[str, object], expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check("yolov7-tiny", overrides)
+
+    assert expected in str(caught.value)
+
+
 def test_missing_slot_says_what_to_add(tmp_path: Path) -> None:
     path = tmp_path / "empty.toml"
     path.write_text("[data]\nimage_size = 64\n", encoding="utf-8")

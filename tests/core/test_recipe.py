@@ -160,3 +160,25 @@ def test_complaint_names_the_file_that_set_the_key(tmp_path: Path) -> None:
 
     assert f"{base} [train]: 'epochs' is 0" in str(caught.value)
     assert f"{child} [train]: 'batch' is 0" in str(caught.value)
+
+
+def test_override_that_no_recipe_could_hold_is_refused_at_once() -> None:
+    with pytest.raises(RecipeError, match=r"--set train.init_from: None cannot be written in TOML"):
+        load_recipe("yolov7-tiny", {"train.init_from": None})
+
+
+def test_path_and_tuple_overrides_become_what_toml_has(tmp_path: Path) -> None:
+    recipe = load_recipe("yolov7-tiny", {"train.init_from": tmp_path, "train.freeze": ("backbone",)})
+
+    assert recipe.tables["train"]["init_from"] == str(tmp_path)
+    assert recipe.tables["train"]["freeze"] == ["backbone"]
+
+
+def test_key_given_twice_in_two_forms_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'train' is given both as a table and key by key"):
+        load_recipe("yolov7-tiny", {"train.epochs": 3, "train": {"batch": 2}})
+
+
+def test_observer_that_is_no_table_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'csv' must be a table of settings, as \[observers.csv\], got 3"):
+        load_recipe("yolov7-tiny", {"observers.csv": 3})

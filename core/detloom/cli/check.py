@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
 
 __all__ = ["command"]
 
 
 @click.command(name="check")
-@click.argument("recipe", type=RecipeName())
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--data", type=click.Path(path_type=Path), help="Also check the pictures and annotations of a data set.")
 @set_option
 @json_option

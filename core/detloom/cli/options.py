@@ -10,22 +10,17 @@ from click.shell_completion import CompletionItem
 
 from detloom.catalogue import RECIPE
 
-__all__ = ["RecipeName", "echo_json", "json_option", "set_option", "shown_progress"]
+__all__ = ["complete_recipe", "echo_json", "json_option", "set_option", "shown_progress"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class RecipeName(click.ParamType[str]):
-    """A bundled recipe, or a path; completes both."""
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001 - click's signature
+    """Return the bundled recipes that begin as typed, and let the shell offer files."""
+    from detloom.workshop import workshop
 
-    name = "recipe"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
-        """Return the bundled recipes that begin as typed, and let the shell offer files."""
-        from detloom.workshop import workshop
-
-        names = [name for name in workshop().names(RECIPE) if name.startswith(incomplete)]
-        return [*(CompletionItem(name) for name in names), CompletionItem(incomplete, type="file")]
+    names = [name for name in workshop().names(RECIPE) if name.startswith(incomplete)]
+    return [*(CompletionItem(name) for name in names), CompletionItem(incomplete, type="file")]
 
 
 def set_option(command: Command) -> Command:

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
 from detloom.recipe import Recipe, load_recipe
 
 __all__ = ["command"]
 
 
 @click.command(name="show")
-@click.argument("recipe", type=RecipeName())
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--origin", is_flag=True, help="Say which file set each value.")
 @set_option
 @json_option

@@ -1,18 +1,19 @@
 """``detloom train``: a recipe and a data set to a run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from detloom.cli.options import RecipeName, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
 from detloom.errors import RecipeError
 
 __all__ = ["command"]
 
 
 @click.command(name="train")
-@click.argument("recipe", type=RecipeName(), required=False)
+@click.argument("recipe", shell_complete=complete_recipe, required=False)
 @click.option("--data", type=click.Path(path_type=Path), help="The data set: a folder or a file.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="The run's directory.")
 @click.option("--resume", type=click.Path(path_type=Path, file_okay=False), help="Go on with the run in a directory.")
@@ -52,6 +53,9 @@ def command(
         from detloom.engine.fit import fit
 
         run = fit(loaded, data=data, out=out, progress=not as_json)
+    # Under torchrun or accelerate launch each process comes here; the first one speaks.
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         echo_json(
             {

@@ -1,10 +1,15 @@
-"""A detector against annotations: metrics, and pictures that say where it is wrong."""
+"""A detector against annotations: metrics, and pictures that say where it is wrong.
 
-from collections.abc import Callable, Sequence
+Shape letters: C classes of the detector; see ``structures``.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from detloom.assembly import build
 from detloom.data.loader import Loader, num_workers
@@ -64,13 +69,13 @@ def evaluate(
 
     Raises:
         RecipeError: The recipe names no evaluator.
-        DataError: A picture cannot be read, or the detector has other classes.
+        DataError: A picture cannot be read, or the classes differ in more than their order.
     """
     model = _narrowed(detector)
     recipe = recipe or model.recipe
     if recipe is None:
         raise RecipeError("evaluate: this detector has no recipe; give one, for the size of pictures and thresholds")
-    _check_classes(model.names, annotations)
+    _labels_in(annotations, model.names)
     evaluator = evaluator or build_evaluator(recipe, annotations)
     found = detect_split(
         model,
@@ -107,9 +112,11 @@ def detect_split(
 ) -> dict[int, Detections]:
     """Return what is found in each picture of a split, by its index, with the settings of evaluation.
 
+    Labels and names are those of the split, where the detector's classes have another order.
     The arguments are those of ``evaluate``.
     """
     settings, data = recipe.predict, recipe.data
+    label_C = _labels_in(annotations, detector.names)
     loader = Loader(
         annotations,
         image_size=data.image_size if image_size is None else image_size,
@@ -134,7 +141,9 @@ def detect_split(
                 precision=precision,
             )
             names = [str(annotations.images[index].path) for index in batch_BCHW.indices]
-            group = detections_of(kept, batch_BCHW.letterboxes, detector.names, names)
+            group = detections_of(kept, batch_BCHW.letterboxes, annotations.names, names)
+            if label_C is not None:
+                group = [replace(each, labels_N=label_C[each.labels_N]) for each in group]
             found.update(zip(batch_BCHW.indices, group, strict=True))
             if progress is not None:
                 progress(done, len(loader))
@@ -164,9 +173,16 @@ def _narrowed(detector: "Detector | nn.Module") -> Detector:
     return detector
 
 
-def _check_classes(names: Sequence[str], annotations: Annotations) -> None:
-    if len(names) != len(annotations.names):
+def _labels_in(annotations: Annotations, names: tuple[str, ...]) -> Tensor | None:
+    """Return the label that each of a detector's classes has in a split; None where labels are the same."""
+    known = annotations.names
+    # A detector that was assembled without names has numbers for them.
+    is_unnamed = names == tuple(map(str, range(len(known))))
+    if names == known or is_unnamed:
+        return None
+    if sorted(names) != sorted(known):
         raise DataError(
-            f"{annotations.source}: has {len(annotations.names)} classes ({', '.join(annotations.names)}), but the "
-            f"detector has {len(names)} ({', '.join(names)}). Evaluate on the data set that it was trained for."
+            f"{annotations.source}: has {len(known)} classes ({', '.join(known)}), but the detector has {len(names)} "
+            f"({', '.join(names)}); they may differ in order alone. Evaluate on the classes that it was trained for."
         )
+    return torch.tensor([known.index(name) for name in names])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -141,6 +142,29 @@ def test_other_classes_are_named(detector: Detector, split: Annotations) -> None
 
     with pytest.raises(DataError, match=r"has 3 classes \(a, b, c\), but the detector has 2 \(red, green\)"):
         evaluate(detector, other)
+
+
+def test_as_many_classes_of_other_names_are_refused(detector: Detector, split: Annotations) -> None:
+    other = annotations(*split.images, names=("red", "blue"))
+
+    with pytest.raises(DataError, match=r"has 2 classes \(red, blue\), but the detector has 2 \(red, green\)"):
+        evaluate(detector, other)
+
+
+def test_classes_in_another_order_are_found_under_their_names(
+    detector: Detector, split: Annotations, recipe: Recipe
+) -> None:
+    turned = [replace(image, labels_N=1 - image.labels_N) for image in split.images]
+
+    metrics = evaluate(detector, annotations(*turned, names=("green", "red")), recipe)
+
+    assert metrics.summary["AP"] == pytest.approx(1)
+
+
+def test_classes_without_names_go_by_their_place(detector: Detector, split: Annotations, recipe: Recipe) -> None:
+    detector.names = ("0", "1")
+
+    assert evaluate(detector, split, recipe).summary["AP"] == pytest.approx(1)
 
 
 def test_detector_without_recipe_asks_for_one(colours: ModuleType, split: Annotations) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detloom.data.letterbox import Letterbox
+from detloom.data.letterbox import Letterbox, size_complaint
 from detloom.data.reading import Picture
 from detloom.detector import Detector
 from detloom.durable import write_text
@@ -110,6 +110,8 @@ def stream(
     if image_size is None:
         image_size = 640 if detector.recipe is None else detector.recipe.data.image_size
     stride = detector.max_stride
+    if complaint := size_complaint(image_size, stride):
+        raise RecipeError(f"predict: {complaint}")
     indices = _class_indices(classes, detector.names)
     bad: list[DataError] = []
     frames = open_sources(sources)

@@ -187,6 +187,12 @@ def test_classes_are_chosen_by_name_or_index(detector: Detector) -> None:
         predict(detector, both, classes=[2])
 
 
+@pytest.mark.parametrize("size", [65, (64, 0)])
+def test_size_that_does_not_suit_the_strides_is_refused(detector: Detector, size: int | tuple[int, int]) -> None:
+    with pytest.raises(RecipeError, match="multiples of its largest stride, 8; the nearest is 64 x"):
+        predict(detector, picture(), image_size=size)
+
+
 def test_detector_stays_in_its_mode(detector: Detector) -> None:
     detector.train()
 

@@ -90,10 +90,10 @@ class AnchorHead(Head):
         self.auxiliary = nn.ModuleList(self._conv(spec, outputs) for spec in auxiliary)
 
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
-        """Return the raw maps; auxiliary maps in training mode alone."""
+        """Return the raw maps; in training mode the auxiliary ones too, where there are such levels."""
         count = len(self.lead)
         lead = tuple(conv(level) for conv, level in zip(self.lead, levels[:count], strict=True))
-        if not self.training:
+        if not self.training or len(levels) == count:
             return HeadMaps(lead)
         pairs = zip(self.auxiliary, levels[count:], strict=True)
         return HeadMaps(lead, tuple(conv(level) for conv, level in pairs))

@@ -73,10 +73,10 @@ class DecoupledHead(Head):
         self.auxiliary = branches(auxiliary)
 
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
-        """Return the raw maps; auxiliary maps in training mode alone."""
+        """Return the raw maps; in training mode the auxiliary ones too, where there are such levels."""
         count = len(self.lead)
         lead = tuple(branch(level) for branch, level in zip(self.lead, levels[:count], strict=True))
-        if not self.training:
+        if not self.training or len(levels) == count:
             return HeadMaps(lead)
         pairs = zip(self.auxiliary, levels[count:], strict=True)
         return HeadMaps(lead, tuple(branch(level) for branch, level in pairs))

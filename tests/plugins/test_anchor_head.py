@@ -41,6 +41,12 @@ def test_auxiliary_maps_exist_in_training_alone() -> None:
     assert evaluation.auxiliary == ()
 
 
+def test_neck_without_auxiliary_levels_is_served_in_training_too() -> None:
+    maps = head(LEAD + AUXILIARY).train()(levels())
+
+    assert (len(maps.lead), maps.auxiliary) == (2, ())
+
+
 def test_logits_of_zero_are_the_anchor_at_the_centre_of_its_cell() -> None:
     predictions = head().decode([torch.zeros(1, 16, 4, 6), torch.zeros(1, 16, 2, 3)])
 

@@ -33,6 +33,12 @@ def test_auxiliary_maps_exist_in_training_alone() -> None:
     assert evaluation.auxiliary == ()
 
 
+def test_neck_without_auxiliary_levels_is_served_in_training_too() -> None:
+    maps = DecoupledHead(LEAD + AUXILIARY, 3, width=8).train()(levels())
+
+    assert (len(maps.lead), maps.auxiliary) == (2, ())
+
+
 def test_offsets_count_from_the_corner_and_sizes_are_exponents() -> None:
     maps = [torch.zeros(1, 8, 4, 6), torch.zeros(1, 8, 2, 3)]
     maps[1][0, :4, 1, 2] = torch.tensor([0.25, 0.75, math.log(2.0), math.log(3.0)])

@@ -100,11 +100,12 @@ class Training:
         self._hooks = _hooks_of(observers)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         detector.to(accelerator.device).to(memory_format=layout)
-        self._frozen = _freeze_(detector, settings.freeze)
+        _freeze_(detector, settings.freeze)
         optimizer = build_optimizer(detector, settings)
         self._ema = make_ema(detector) if make_ema else None
         if accelerator.num_processes > 1:
             detector = share_statistics(detector, accelerator.device)
+        self._frozen = _unchanging(detector, settings.freeze)
         self._plain = detector
         self._model, self._optimizer = accelerator.prepare(detector, optimizer)
         self._position = _Position()
@@ -217,8 +218,8 @@ class Training:
             (settings.seed + STEP_SEED * self._position.step + RANK_SEED * accelerator.process_index) % LARGEST_SEED
         )
         self._model.train()
-        for part in self._frozen:
-            part.eval()
+        for module in self._frozen:
+            module.training = False
         for index in range(passes):
             batch = next(batches).to(accelerator.device, non_blocking=True)
             images_BCHW = batch.images_BCHW.float() / 255
@@ -390,20 +391,30 @@ def _hooks_of(observers: Sequence[Observer]) -> Any:
     return manager.hook
 
 
-def _freeze_(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Keep parts of a model as they are; returns them."""
-    parts = []
+def _freeze_(model: nn.Module, names: Sequence[str]) -> None:
+    """Keep the weights of parts of a model as they are."""
+    known = [path for path, _ in model.named_modules() if path]
     for name in names:
-        known = [path for path, _ in model.named_modules() if path]
         if name not in known:
             children = ", ".join(path for path, _ in model.named_children())
             raise RecipeError(
                 f"[train] freeze: the model has no part '{name}'.{suggest(name, known)}\n  parts: {children}"
             )
-        part = model.get_submodule(name)
-        part.requires_grad_(requires_grad=False)
-        parts.append(part)
-    return parts
+        model.get_submodule(name).requires_grad_(requires_grad=False)
+
+
+def _unchanging(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Return the modules of frozen parts that compute as in evaluation: normalisation, dropout and other leaves.
+
+    What they are put together in stays in training mode, in which necks and heads have auxiliary outputs.
+    """
+    return [
+        module
+        for name in names
+        for module in model.get_submodule(name).modules()
+        # Some batch norms have an activation inside.
+        if isinstance(module, nn.modules.batchnorm._NormBase) or not any(module.children())  # noqa: SLF001 - torch has no public name for all of them
+    ]
 
 
 def _match_layout_(optimizer: torch.optim.Optimizer) -> None:

@@ -142,6 +142,14 @@ def test_fine_tuning_takes_what_fits(
     torch.testing.assert_close(read_tensors(second.last)[0][name], read_tensors(first.last)[0][name])
 
 
+def test_frozen_neck_keeps_its_auxiliary_outputs(data: Path, tmp_path: Path) -> None:
+    overrides = small(neck__auxiliary=[16, 16, 16], train__freeze=["neck"], train__epochs=1)
+
+    run = fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=overrides, progress=False)
+
+    assert any(name.startswith("auxiliary_") for name in run.history[0].losses)
+
+
 def test_progress_is_plain_lines_away_from_a_terminal(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -185,6 +185,15 @@ def test_frozen_part_keeps_weights_and_statistics(stand_in: ModuleType, tmp_path
     assert changed == {"head.weight", "head.bias"}
 
 
+def test_frozen_part_computes_as_in_evaluation_and_is_still_in_training(stand_in: ModuleType, tmp_path: Path) -> None:
+    detector = stand_in.StandInDetector(dropout=0.9)
+
+    stand_in.begin(tmp_path / "run", settings={"freeze": ["backbone"], "epochs": 1}, detector=detector)[0].train()
+
+    assert detector.backbone.training
+    assert not any(module.training for module in detector.backbone)
+
+
 def test_unknown_part_cannot_be_frozen(stand_in: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no part 'backbon'\. Did you mean 'backbone'\?\n  parts: backbone, head"):
         stand_in.begin(tmp_path / "run", settings={"freeze": ["backbon"]})

@@ -317,7 +317,8 @@ class Targets:
 class Assignment:
     """Which priors learn which targets: one row a match, for the whole batch.
 
-    Priors of no row are negatives. A prior may serve several targets where a method says so.
+    Priors of no row are negatives, unless they are ignored. A prior may serve several targets where
+    a method says so.
 
     Attributes:
         image_M: Index into the batch.
@@ -325,12 +326,15 @@ class Assignment:
         target_M: Index into the flat targets.
         quality_M: Soft label in [0, 1]: the highest score that the prior should learn for the
             target; 1 where the method has hard labels. float32, without gradient.
+        ignored_BP: Whether a prior without a match is no negative either, bool: it learns nothing.
+            What it says of matched priors means nothing. None where nothing is ignored.
     """
 
     image_M: Tensor
     prior_M: Tensor
     target_M: Tensor
     quality_M: Tensor
+    ignored_BP: Tensor | None = None
 
     @property
     def num_matches(self) -> int:

@@ -16,7 +16,7 @@ from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Criterion
 from detloom.ops.iou import OverlapKind, overlap
-from detloom.ops.losses import binary_cross_entropy, one_hot, smoothed_labels
+from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot, smoothed_labels
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
 
@@ -36,6 +36,7 @@ class Yolov7Criterion(Criterion):
 
     A matched prior's objectness learns the overlap of its predicted box, at most the quality of the
     match. Where a prior has several matches, the last one says. With one class there is no class loss.
+    Ignored priors add nothing to the objectness, and count as priors of their level.
 
     Args:
         box: Gain of ``1 - overlap``.
@@ -162,6 +163,7 @@ class Yolov7Criterion(Criterion):
         loss_BP = binary_cross_entropy(
             logits_BP, learned_BP, positive_weight=self.objectness_positive_weight, focal_gamma=self.focal_gamma
         )
+        loss_BP = of_no_ignored(loss_BP, assignment)
         balance = self._balance(len(priors.grids))
         sums = [w / g.num_priors * loss_BP[:, g.span].sum() for w, g in zip(balance, priors.grids, strict=True)]
         return torch.stack(sums).sum()

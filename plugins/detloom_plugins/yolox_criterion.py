@@ -15,7 +15,7 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Criterion
 from detloom.ops.boxes import xyxy_to_cxcywh
 from detloom.ops.iou import overlap
-from detloom.ops.losses import binary_cross_entropy, one_hot
+from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Targets
 
@@ -29,7 +29,7 @@ class YoloxCriterion(Criterion):
     """Sums over the batch, divided by the number of matches, and at least by 1.
 
     A matched prior learns an objectness of 1, and for its class the IoU of its predicted box, at most
-    the quality of the match.
+    the quality of the match. Ignored priors learn no objectness.
 
     Args:
         box: Gain of ``1 - IoU^2``.
@@ -69,10 +69,11 @@ class YoloxCriterion(Criterion):
         place_M = image_M * logits_BP.shape[1] + prior_M
         # Equal numbers are written to a prior with several matches, so that their order means nothing.
         is_matched_BP = torch.zeros_like(logits_BP).view(-1).scatter(0, place_M, 1.0).view_as(logits_BP)
+        objectness_BP = of_no_ignored(binary_cross_entropy(logits_BP, is_matched_BP), assignment)
         count = mean_over_processes(logits_BP.new_full((), assignment.num_matches)).clamp(min=1)
         losses = {
             "box": self.box * (1 - iou_M.square()).sum() / count,
-            "objectness": self.objectness * binary_cross_entropy(logits_BP, is_matched_BP).sum() / count,
+            "objectness": self.objectness * objectness_BP.sum() / count,
             "class": self.classes * binary_cross_entropy(class_logits_MC, class_MC).sum() / count,
         }
         if self.l1:

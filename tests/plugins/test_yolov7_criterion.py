@@ -237,6 +237,20 @@ def test_last_match_of_a_prior_says_what_its_objectness_learns() -> None:
     assert learned == [0.0, 0.0, 0.2, 0.0, 0.0, 0.0]
 
 
+def test_ignored_priors_learn_no_objectness_unless_they_are_matched() -> None:
+    given = predictions()
+    assert given.objectness_BP is not None
+    ignored_BP = torch.tensor([[True, True, False, False, False, True]])
+    matches = replace(assignment([1]), ignored_BP=ignored_BP)
+
+    loss = plain(balance=[1, 1, 1]).losses(given, matches, TARGETS)["objectness"]
+    (gradient_BP,) = torch.autograd.grad(loss, given.objectness_BP)
+
+    assert gradient_BP.ne(0).tolist() == [[False, False, True, True, True, False]]
+    # Prior 1 learns an overlap of one half, which it has: its loss is log 2, as that of the others.
+    assert loss.item() == pytest.approx((3 / 4 + 1) * math.log(2), abs=1e-4)
+
+
 def test_gains_fit_levels_classes_and_image_size() -> None:
     raw = plain().losses(predictions(), assignment([0]), TARGETS)
 

@@ -59,6 +59,17 @@ def test_matched_priors_learn_an_objectness_of_one() -> None:
     assert (gradient * 2).tolist() == [[0.5, -0.5, 0.5, 0.5]]
 
 
+def test_ignored_priors_learn_no_objectness_unless_they_are_matched() -> None:
+    given = predictions()
+    assert given.objectness_BP is not None
+    matches = replace(assignment([1]), ignored_BP=torch.tensor([[True, True, False, False]]))
+
+    losses = plain().losses(given, matches, TARGETS)
+    (gradient,) = torch.autograd.grad(losses["objectness"], given.objectness_BP)
+
+    assert gradient.tolist() == [[0.0, -0.5, 0.5, 0.5]]
+
+
 @pytest.mark.parametrize(("quality", "learned"), [(1.0, 0.5), (0.2, 0.2)], ids=["hard label", "soft label"])
 def test_class_learns_the_overlap_and_no_more_than_the_quality(quality: float, learned: float) -> None:
     given = predictions()

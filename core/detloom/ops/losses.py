@@ -1,6 +1,6 @@
 """What criteria share: cross-entropy of independent classes, soft and focal.
 
-Shape letters: X any shape, M rows, C classes.
+Shape letters: X any shape, B images, P priors, M matches or other rows, C classes.
 
 References:
     Focal loss: Lin et al. (2017), equations 4-5. Label smoothing: Szegedy et al. (2016), section 7.
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["binary_cross_entropy", "one_hot", "smoothed_labels"]
+from detloom.structures import Assignment
+
+__all__ = ["binary_cross_entropy", "of_no_ignored", "one_hot", "smoothed_labels"]
 
 
 def smoothed_labels(smoothing: float) -> tuple[float, float]:
@@ -24,6 +26,16 @@ def one_hot(labels_M: Tensor, num_classes: int, *, positive: Tensor | float = 1.
     is_label_MC = labels_M[:, None] == classes_C
     value_M1 = positive[:, None] if isinstance(positive, Tensor) else positive
     return torch.where(is_label_MC, value_M1, negative).float()
+
+
+def of_no_ignored(loss_BP: Tensor, assignment: Assignment) -> Tensor:
+    """Return losses of all priors with nothing where a prior is ignored and has no match."""
+    if assignment.ignored_BP is None:
+        return loss_BP
+    place_M = assignment.image_M * loss_BP.shape[1] + assignment.prior_M
+    # Equal values are written, so that their order means nothing.
+    ignored_BP = assignment.ignored_BP.flatten().scatter(0, place_M, 0).view_as(loss_BP)
+    return loss_BP.masked_fill(ignored_BP, 0.0)
 
 
 def binary_cross_entropy(

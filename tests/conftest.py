@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -19,3 +21,22 @@ def shared() -> Callable[[str], Path]:
         return found
 
     return find
+
+
+@pytest.fixture
+def excite_() -> Callable[[nn.Module], nn.Module]:
+    """Return what gives norms statistics and weights that make a mistake visible, always the same."""
+
+    def excite(model: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.weight, module.running_var):
+                    if tensor is not None:
+                        nn.init.uniform_(tensor, 0.5, 1.5, generator=generator)
+                for tensor in (module.bias, module.running_mean):
+                    if tensor is not None:
+                        nn.init.uniform_(tensor, -0.5, 0.5, generator=generator)
+        return model
+
+    return excite

@@ -20,7 +20,7 @@ from detloom.errors import PluginError
 from detloom.interfaces import Fold, ReparamPass
 from detloom.structures import HeadMaps
 
-__all__ = ["Difference", "FoldReport", "PassFold", "fold", "replace_submodule_"]
+__all__ = ["Difference", "FoldReport", "PassFold", "fold", "replace_submodule_", "worst_first"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Run = Callable[[nn.Module, Tensor], object]
@@ -122,6 +122,11 @@ def fold(
     report = FoldReport(folds, tuple(modules), tuple(outputs), tuple(sorted(unreached)))
     _demand_equality(report)
     return folded, report
+
+
+def worst_first(differences: Sequence[Difference]) -> list[Difference]:
+    """Return the differences, those that use up most of their tolerance first."""
+    return sorted(differences, key=lambda each: -_badness(each) / each.tolerance)
 
 
 def replace_submodule_(model: Model, path: str, replacement: nn.Module) -> Model:

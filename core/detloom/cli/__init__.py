@@ -16,6 +16,7 @@ VERBS = {
     "check": "Report all mistakes of a recipe, and its parameters and operations.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
     "doctor": "Say what is installed, and import every component.",
+    "fuse": "Fold an artifact to its deployed form, and prove that it is equal.",
     "info": "Describe a component and its settings.",
     "list": "List components and recipes.",
     "predict": "Find objects in pictures, folders and videos.",

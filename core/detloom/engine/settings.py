@@ -130,4 +130,7 @@ class PredictSettings(BaseModel):
     rectangular: bool = Field(
         default=True, description="Pad pictures to the nearest multiple of the largest stride, not to a square."
     )
-    fuse: bool = Field(default=True, description="Fold the model first; folds are proved equal.")
+    fuse: bool = Field(
+        default=True,
+        description=("Apply the recipe's reparam passes first, unmeasured; `detloom fuse` measures what they change."),
+    )

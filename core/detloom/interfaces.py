@@ -106,7 +106,9 @@ class Head(nn.Module, ABC):
 class Assigner(ABC):
     """Which prior learns which target: ``__init__(*, settings)``.
 
-    Nothing here loops over images or targets, or asks the device for a value.
+    Nothing here loops over images or targets. As a GPU is waited for whenever a size depends on
+    its values, it is asked for few in a batch: for the number of matches once, when they are
+    compacted into an ``Assignment``, and for no value of one target or image.
     """
 
     @abstractmethod

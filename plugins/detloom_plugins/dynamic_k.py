@@ -59,7 +59,8 @@ class Yolov7Assigner(Assigner):
 
     A prior that is a candidate of several targets counts several times, as published, and may be
     matched as often. A target whose candidates hold a NaN has matches of quality NaN: the losses
-    become NaN, which the training stops at, without a question to the device here.
+    become NaN, which the training stops at. The device is waited for twice in a batch: for the
+    largest number of candidates of an image, and for the number of matches.
 
     Args:
         anchor_ratio: A prior fits a target when neither side of one is this many times that of the other.

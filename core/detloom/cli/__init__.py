@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 the user's mistake, 1 a bug (with its traceback), 130 stop
 """
 
 import importlib
+import keyword
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ VERBS = {
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
     "doctor": "Say what is installed, and import every component.",
     "fuse": "Fold an artifact to its deployed form, and prove that it is equal.",
+    "import": "Turn a checkpoint of another project into an artifact.",
     "info": "Describe a component and its settings.",
     "list": "List components and recipes.",
     "predict": "Find objects in pictures, folders and videos.",
@@ -46,7 +48,7 @@ class LazyGroup(click.Group):
             ctx.fail(
                 f"no command is called '{cmd_name}'.{suggest(cmd_name, VERBS)} Commands: {', '.join(sorted(VERBS))}."
             )
-        command = importlib.import_module(f"detloom.cli.{cmd_name}").command
+        command = importlib.import_module(f"detloom.cli.{_module(cmd_name)}").command
         assert isinstance(command, click.Command)  # noqa: S101 - narrows the type
         return command
 
@@ -64,6 +66,10 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(130)
+
+
+def _module(verb: str) -> str:
+    return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,0 +1,239 @@
+"""A foreign checkpoint matched to a recipe, tensor by tensor.
+
+What a checkpoint's names mean, an importer knows (kind ``importer``). Here recipes are tried, and it is held that every
+tensor of the file and every tensor of the recipe's network is used exactly once, in its shape.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detloom.assembly import assemble, build
+from detloom.catalogue import RECIPE
+from detloom.detector import Detector
+from detloom.errors import ArtifactError, RecipeError
+from detloom.foreign import ForeignCheckpoint, listed, read_checkpoint
+from detloom.interfaces import Importer
+from detloom.kinds import Kind
+from detloom.recipe import USE, Recipe, load_recipe
+from detloom.workshop import Workshop, workshop
+
+__all__ = ["Imported", "import_checkpoint"]
+
+# What a convolution or a norm does beside its tensors, by attribute.
+FACTS = ("kernel_size", "stride", "padding", "dilation", "groups", "eps")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imported:
+    """A detector with a checkpoint's weights.
+
+    Attributes:
+        detector: In eval mode, on the CPU; it has its recipe and names.
+        recipe: As the checkpoint changed it.
+        importer: Which importer knew the names.
+        part: As of ``ForeignCheckpoint``.
+        num_tensors: Tensors that were taken, those included that became settings.
+        settings: What the checkpoint changed in the recipe, by dotted key.
+    """
+
+    detector: Detector
+    recipe: Recipe
+    importer: str
+    part: str
+    num_tensors: int
+    settings: Mapping[str, Any]
+
+
+def import_checkpoint(
+    path: Path | str,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    names: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    shop: Workshop | None = None,
+) -> Imported:
+    """Return a detector with the weights of a foreign checkpoint.
+
+    Args:
+        path: A file of torch.save or of safetensors.
+        recipe: What it holds the weights of; found among the recipes of the catalogues when not given.
+        names: Class names by index; those of the checkpoint when not given.
+        overrides: Values of the recipe by dotted key.
+        shop: Where components are looked up; the environment's workshop when not given.
+
+    Raises:
+        ArtifactError: It cannot be read, or does not fit; lists what is left over on both sides.
+        RecipeError: The recipe that was given is wrong.
+    """
+    shop = shop or workshop()
+    checkpoint = read_checkpoint(path)
+    name, importer = _importer_of(checkpoint, shop)
+    found = importer.class_names(checkpoint)
+    if names is not None and found is not None and len(names) != len(found):
+        raise ArtifactError(f"{path}: the checkpoint has {len(found)} classes, but {len(names)} names were given")
+    attempt = _Attempt(checkpoint, importer, names or found, dict(overrides or {}), shop)
+    fit = attempt.fit(recipe) if recipe is not None else _best(attempt, shop)
+    if fit.faults:
+        raise ArtifactError(
+            f"{path}: the checkpoint does not fit the recipe '{fit.recipe.name}':\n{fit.report()}\n"
+            "  Name another with --recipe, or change a setting with --set, as in --set head.num_classes=3."
+        )
+    detector = assemble(fit.recipe, names=attempt.names, shop=shop)
+    own = detector.state_dict()
+    state = {mine: checkpoint.tensors[theirs].reshape(own[mine].shape) for theirs, mine in fit.mapping.items() if mine}
+    detector.load_state_dict(state)
+    return Imported(detector.eval(), fit.recipe, name, checkpoint.part, len(fit.mapping), fit.settings)
+
+
+def _importer_of(checkpoint: ForeignCheckpoint, shop: Workshop) -> tuple[str, Importer]:
+    names = shop.names(Kind.IMPORTER)
+    built: dict[str, Importer] = {name: build(Kind.IMPORTER, {USE: name}, shop=shop) for name in names}
+    found = {name: importer for name, importer in built.items() if importer.recognises(checkpoint)}
+    if not found:
+        raise ArtifactError(
+            f"{checkpoint.path}: no importer knows these tensors: {listed(list(checkpoint.tensors))}\n"
+            f"  importers: {', '.join(names)}     `detloom list importer` describes them."
+        )
+    if len(found) > 1:
+        raise ArtifactError(
+            f"{checkpoint.path}: several importers claim this file: {', '.join(found)}; switch off the plugin of one"
+        )
+    return found.popitem()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """How a checkpoint fits a recipe.
+
+    Attributes:
+        left: Names of the file that the recipe has no place for.
+        missing: Names of the recipe's network that the file has nothing for.
+        differences: What both have, but differently.
+    """
+
+    recipe: Recipe
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    mapping: Mapping[str, str | None] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> int:
+        """Return how many tensors do not fit."""
+        return len(self.left) + len(self.missing) + len(self.differences)
+
+    @property
+    def network(self) -> list[Any]:
+        """Return what tells this network from others."""
+        return [self.recipe.tables.get(kind) for kind in (Kind.BACKBONE, Kind.NECK, Kind.HEAD)]
+
+    def report(self) -> str:
+        """Return what is left over on both sides."""
+        said = (
+            ("of the file are left over", self.left),
+            ("of the recipe's network are not in the file", self.missing),
+            ("differ", self.differences),
+        )
+        return "\n".join(f"  {len(names)} {what}: {listed(names)}" for what, names in said if names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """Tries recipes on a checkpoint."""
+
+    checkpoint: ForeignCheckpoint
+    importer: Importer
+    names: Sequence[str] | None
+    overrides: Mapping[str, Any]
+    shop: Workshop
+
+    def fit(self, source: str | Path | Recipe) -> _Fit:
+        """Return how the checkpoint fits a recipe.
+
+        Raises:
+            ArtifactError: The importer knows no such network.
+            RecipeError: The recipe, or what the checkpoint would make of it, is wrong.
+        """
+        given = load_recipe(source, shop=self.shop)
+        settings = dict(self.importer.overrides(self.checkpoint, given))
+        recipe = given.with_overrides(settings, origin=self.checkpoint.path.name)
+        recipe = load_recipe(recipe, self.overrides, shop=self.shop)
+        with torch.device("meta"):
+            detector = assemble(recipe, names=self.names, shop=self.shop)
+        own = detector.state_dict()
+        mapping = dict(self.importer.mapping(self.checkpoint, detector))
+        theirs = self.checkpoint.tensors
+        pairs = [(name, mine) for name, mine in mapping.items() if mine is not None and name in theirs and mine in own]
+        if len({mine for _, mine in pairs}) != len(pairs):
+            raise ArtifactError(f"{self.checkpoint.path}: the importer fills a tensor of '{given.name}' twice")
+        filled = {mine for _, mine in pairs}
+        return _Fit(
+            recipe,
+            settings,
+            mapping,
+            left=tuple(name for name in theirs if mapping.get(name, "") not in {None, *filled}),
+            missing=tuple(mine for mine in own if mine not in filled),
+            differences=(
+                *(
+                    f"{name} {list(theirs[name].shape)} for {mine} {list(own[mine].shape)}"
+                    for name, mine in pairs
+                    if _squeezed(theirs[name]) != _squeezed(own[mine])
+                ),
+                *self._differing_facts(pairs, detector),
+            ),
+        )
+
+    def _differing_facts(self, pairs: Sequence[tuple[str, str]], detector: nn.Module) -> Iterator[str]:
+        own = dict(detector.named_modules())
+        for name, mine in pairs:
+            module = own.get(mine.removesuffix(".weight"))
+            foreign = self.checkpoint.modules.get(name.removesuffix(".weight"))
+            if module is None or foreign is None:
+                continue
+            for fact in FACTS:
+                expected, found = getattr(module, fact, None), foreign.attributes.get(fact)
+                if expected is not None and found is not None and expected != found:
+                    shown = found if isinstance(found, int | float | str) else type(found).__name__
+                    yield f"{fact} of {name} is {shown}, in the recipe's network {expected}"
+
+
+def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
+    """Return how the checkpoint fits the recipe that it fits best.
+
+    Raises:
+        ArtifactError: It fits none, or networks that do not compute the same.
+    """
+    path, fits, refused = attempt.checkpoint.path, list[_Fit](), list[str]()
+    for source in shop.names(RECIPE):
+        try:
+            fits.append(attempt.fit(source))
+        except (ArtifactError, RecipeError) as error:
+            refused.append(f"  {source}: {error}")
+    whole = [fit for fit in fits if not fit.faults]
+    if not whole:
+        nearest = min(fits, key=lambda fit: fit.faults, default=None)
+        detail = (
+            "\n".join(refused) if nearest is None else f"the nearest is '{nearest.recipe.name}':\n{nearest.report()}"
+        )
+        raise ArtifactError(
+            f"{path}: this checkpoint fits no recipe; {detail}\n"
+            "  Write a recipe for it and name it with --recipe; see docs/checkpoints.md."
+        )
+    if any(fit.network != whole[0].network for fit in whole):
+        names = ", ".join(fit.recipe.name for fit in whole)
+        raise ArtifactError(
+            f"{path}: this checkpoint fits several recipes, and does not say which: {names}\n"
+            "  They differ in what has no weights, as activations. Name one with --recipe."
+        )
+    return min(whole, key=lambda fit: (len(fit.settings), len(fit.recipe.name), fit.recipe.name))
+
+
+def _squeezed(tensor: Tensor) -> list[int]:
+    # A constant for each channel is stored with or without axes of length one.
+    return [size for size in tensor.shape if size != 1]

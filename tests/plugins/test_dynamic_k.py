@@ -111,7 +111,7 @@ def test_matches_are_those_of_the_slow_reference(
 ) -> None:
     given_predictions = predictions(len(batch), seed=seed, sizes_LA2=sizes_LA2)
 
-    result = Yolov7Assigner(published_ties=False).assign(given_predictions, targets(batch))
+    result = Yolov7Assigner().assign(given_predictions, targets(batch))
 
     assert rows(result) == slow_assignment(given_predictions, targets(batch))
 
@@ -122,7 +122,7 @@ def test_published_matches(
 ) -> None:
     case = loss_case(name)
 
-    result = Yolov7Assigner(candidates=candidates, reach=reach).assign(case.lead, case.targets)
+    result = Yolov7Assigner(candidates=candidates, reach=reach, published_ties=True).assign(case.lead, case.targets)
 
     assert case.rows(result) == case.golden_rows(matches)
 
@@ -133,7 +133,7 @@ def test_wide_images_scale_x_by_the_width(loss_case: Callable[[str], Any], seed:
     # alone. Here x is scaled by the width, so that its matches of wide images are not ours.
     case = loss_case(f"wide-nc3-seed{seed}")
 
-    result = Yolov7Assigner(published_ties=False).assign(case.lead, case.targets)
+    result = Yolov7Assigner().assign(case.lead, case.targets)
 
     assert rows(result) == slow_assignment(case.lead.detach(), case.targets)
 
@@ -144,7 +144,7 @@ def test_order_of_targets_does_not_matter(image: list[tuple[float, ...]], random
     order = list(range(len(image)))
     random.shuffle(order)
     given_predictions = predictions(1)
-    assigner = Yolov7Assigner(published_ties=False)
+    assigner = Yolov7Assigner()
 
     straight = assigner.assign(given_predictions, targets([image]))
     shuffled = assigner.assign(given_predictions, targets([[image[i] for i in order]]))
@@ -200,7 +200,7 @@ def test_target_without_candidates_uses_those_of_others() -> None:
 def test_two_equal_targets_count_as_the_first() -> None:
     box = (0.0, 20.0, 20.0, 40.0, 40.0)
 
-    result = Yolov7Assigner(published_ties=False).assign(predictions(1), targets([[box, box]]))
+    result = Yolov7Assigner().assign(predictions(1), targets([[box, box]]))
 
     assert set(result.target_M.tolist()) == {0}
 
@@ -215,7 +215,7 @@ def test_heads_without_objectness_are_judged_by_their_classes() -> None:
     given_predictions = replace(predictions(1), objectness_BP=None)
     wanted = targets([[(0.0, 20.0, 20.0, 40.0, 40.0), (1.0, 22.0, 20.0, 44.0, 40.0)]])
 
-    result = Yolov7Assigner(published_ties=False).assign(given_predictions, wanted)
+    result = Yolov7Assigner().assign(given_predictions, wanted)
 
     assert rows(result) == slow_assignment(given_predictions, wanted)
 

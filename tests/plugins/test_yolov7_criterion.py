@@ -56,7 +56,7 @@ def _golden_norms(case: Any, name: str, outputs: int) -> list[Any]:
 def test_published_losses_with_dynamic_k(loss_case: Callable[[str], Any], family: str, seed: int, variant: str) -> None:
     case = loss_case(f"{family}-seed{seed}")
     predictions = case.lead
-    assignment = Yolov7Assigner().assign(predictions, case.targets)
+    assignment = Yolov7Assigner(published_ties=True).assign(predictions, case.targets)
 
     losses = published(case, variant).losses(predictions, assignment, case.targets)
 
@@ -81,8 +81,8 @@ def test_published_losses_with_fixed_assignment(
 def test_published_losses_with_auxiliary_outputs(loss_case: Callable[[str], Any], seed: int, variant: str) -> None:
     case = loss_case(f"p6-nc3-seed{seed}")
     criterion, lead, auxiliary = published(case, variant), case.lead, case.auxiliary
-    fine = Yolov7Assigner(candidates=20, reach=0.5).assign(lead, case.targets)
-    coarse = Yolov7Assigner(candidates=20, reach=1.0).assign(lead, case.targets)
+    fine = Yolov7Assigner(candidates=20, reach=0.5, published_ties=True).assign(lead, case.targets)
+    coarse = Yolov7Assigner(candidates=20, reach=1.0, published_ties=True).assign(lead, case.targets)
 
     of_lead = criterion.losses(lead, fine, case.targets)
     of_auxiliary = criterion.losses(auxiliary, coarse, case.targets)
@@ -94,7 +94,7 @@ def test_published_losses_with_auxiliary_outputs(loss_case: Callable[[str], Any]
 def test_published_losses_without_any_object(loss_case: Callable[[str], Any], name: str) -> None:
     case = loss_case(name)
     nominal = loss_case("p5-nc3-seed0")
-    assignment = Yolov7Assigner().assign(case.lead, case.targets)
+    assignment = Yolov7Assigner(published_ties=True).assign(case.lead, case.targets)
     criterion = Yolov7Criterion(scale=case.targets.num_images, scale_gains=False, **nominal.settings(""))
 
     losses = criterion.losses(case.lead, assignment, case.targets)
@@ -130,11 +130,13 @@ def test_losses_of_the_description(described_case: Callable[[str], Any], name: s
 
     plain_losses = criterion.losses(case.lead, every_candidate(case), case.targets)
     if "ota_q10" in numbers:
-        golden, matches = numbers["ota_q10"], Yolov7Assigner().assign(case.lead, case.targets)
+        golden, matches = numbers["ota_q10"], Yolov7Assigner(published_ties=True).assign(case.lead, case.targets)
         dynamic = criterion.losses(case.lead, matches, case.targets)
     else:
         golden, lead = numbers["aux_ota_q20"], case.lead
-        fine, coarse = (Yolov7Assigner(candidates=20, reach=r).assign(lead, case.targets) for r in (0.5, 1.0))
+        fine, coarse = (
+            Yolov7Assigner(candidates=20, reach=r, published_ties=True).assign(lead, case.targets) for r in (0.5, 1.0)
+        )
         dynamic = criterion.losses(lead, fine, case.targets)
         coarse_losses = criterion.losses(case.auxiliary, coarse, case.targets)
         dynamic = {key: dynamic[key] + 0.25 * coarse_losses[key] for key in dynamic}

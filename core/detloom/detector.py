@@ -5,6 +5,8 @@ Shape letters: see ``structures``.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,41 @@ if TYPE_CHECKING:
     from detloom.recipe import Recipe
 
 __all__ = ["Detector"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Deployed:
+    """A folded copy, and what it was made of.
+
+    Weights are compared value by value: versions of tensors miss what is written through ``.data``.
+    """
+
+    twin: "Detector"
+    device: torch.device
+    modules: tuple[object, ...]
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, detector: "Detector", device: torch.device) -> "_Deployed":
+        modules, tensors = cls._parts(detector)
+        return cls(detector.fuse().to(device), device, modules, tuple(tensor.detach().clone() for tensor in tensors))
+
+    def is_of(self, detector: "Detector", device: torch.device) -> bool:
+        modules, tensors = self._parts(detector)
+        return (
+            self.device == device
+            and len(self.modules) == len(modules)
+            and all(mine is its for mine, its in zip(self.modules, modules, strict=True))
+            and len(self.tensors) == len(tensors)
+            and all(_is_same(mine, its) for mine, its in zip(self.tensors, tensors, strict=True))
+        )
+
+    @staticmethod
+    def _parts(detector: "Detector") -> tuple[tuple[object, ...], tuple[Tensor, ...]]:
+        # Without the detector itself, which would keep itself alive.
+        return (*list(detector.modules())[1:], *detector.passes), tuple(
+            chain(detector.parameters(), detector.buffers())
+        )
 
 
 class Detector(nn.Module):
@@ -55,6 +92,7 @@ class Detector(nn.Module):
         self.recipe = recipe
         self.passes = tuple(passes)
         self.auxiliary_weight = 0.25 if recipe is None else recipe.train.auxiliary_weight
+        self._kept: _Deployed | None = None
 
     @property
     def level_specs(self) -> tuple[FeatureSpec, ...]:
@@ -95,6 +133,18 @@ class Detector(nn.Module):
 
         return fold(self, self.passes)[0]
 
+    def deployed(self, device: torch.device | str | None = None) -> "Detector":
+        """Return the deployed form on a device, kept between calls until a weight or a module changes.
+
+        Run it, but do not change it: every caller has the same one. ``fuse`` makes one of your own.
+        """
+        wanted = next(self.parameters()).device if device is None else torch.device(device)
+        if self._kept is None or not self._kept.is_of(self, wanted):
+            # Two copies at once are not needed.
+            self._kept = None
+            self._kept = _Deployed.of(self, wanted)
+        return self._kept.twin
+
     def predict(self, sources: Any, **settings: Any) -> list[Detections]:
         """Return what is found in pictures; see ``engine.predict.predict`` for sources and settings."""
         from detloom.engine.predict import predict
@@ -106,9 +156,13 @@ class Detector(nn.Module):
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.__dict__ = {
-            key: value if key == "recipe" else copy.deepcopy(value, memo) for key, value in self.__dict__.items()
+            key: value if key == "recipe" else copy.deepcopy(value, memo) for key, value in self.__getstate__().items()
         }
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The deployed form can be made again.
+        return {**self.__dict__, "_kept": None}
 
     def _losses(self, maps: HeadMaps, targets: Targets) -> dict[str, Tensor]:
         # Decoding and the losses need float32: half-precision pixels are too coarse for overlaps.
@@ -125,3 +179,7 @@ class Detector(nn.Module):
                 for name, loss in self.criterion.losses(auxiliary, coarse, targets).items():
                     losses[f"auxiliary_{name}"] = self.auxiliary_weight * loss
         return losses
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)

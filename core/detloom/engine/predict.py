@@ -115,7 +115,7 @@ def stream(
     indices = _class_indices(classes, detector.names)
     bad: list[DataError] = []
     frames = open_sources(sources)
-    with ready(detector, fuse=settings.fuse, device=device) as model:
+    with ready(detector, fuse=settings.fuse, device=device, keep=True) as model:
         for window in windows(frames, batch or settings.batch):
             pictures, names = [], []
             for frame in window:
@@ -230,13 +230,25 @@ def detections_of(
 
 
 @contextmanager
-def ready(detector: Detector, *, fuse: bool, device: torch.device | str | None = None) -> Iterator[Detector]:
-    """Yield a detector in evaluation mode, folded or as it is, and leave the given one as it was."""
+def ready(
+    detector: Detector, *, fuse: bool, device: torch.device | str | None = None, keep: bool = False
+) -> Iterator[Detector]:
+    """Yield a detector in evaluation mode, and leave the given one as it was.
+
+    Args:
+        detector: Folded on a copy, or used as it is.
+        fuse: Whether to fold it.
+        device: Where to compute; None stays where the detector is.
+        keep: Keep the folded copy for the next call, at the price of its memory.
+    """
     was_training = detector.training
     here = next(detector.parameters()).device
-    model = detector.fuse() if fuse else detector
-    if device is not None and torch.device(device) != here:
-        model = (deepcopy(model) if model is detector else model).to(device)
+    if fuse and keep:
+        model = detector.deployed(device)
+    else:
+        model = detector.fuse() if fuse else detector
+        if device is not None and torch.device(device) != here:
+            model = (deepcopy(model) if model is detector else model).to(device)
     model.eval()
     try:
         yield model

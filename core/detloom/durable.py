@@ -11,9 +11,10 @@ from torch import Tensor
 
 from detloom.errors import ArtifactError
 
-__all__ = ["read_tensors", "remove_leftovers", "write_tensors", "write_text", "write_whole"]
+__all__ = ["UNFINISHED", "read_tensors", "remove_leftovers", "write_tensors", "write_text", "write_whole"]
 
 UNFINISHED = ".unfinished"
+"""What the names of files end with that are still being written."""
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

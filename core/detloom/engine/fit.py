@@ -17,9 +17,10 @@ from detloom.data.records import Annotations
 from detloom.data.splits import formats_of, open_splits
 from detloom.detector import Detector
 from detloom.engine.loop import Training
+from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, open_view
-from detloom.engine.run import Run, open_run, read_run
+from detloom.engine.run import Run, check_directory, has_state, open_run, read_run
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, USE, Recipe, load_recipe
@@ -61,6 +62,7 @@ def fit(
     """
     loaded = load_recipe(recipe, overrides)
     settings = loaded.train
+    check_directory(out, resume=resume)
     train, val = open_splits(
         data, loaded.data, loaded.tables.get(Kind.DATASET), formats_of(workshop()), seed=settings.seed
     )
@@ -68,36 +70,34 @@ def fit(
     accelerator = open_accelerator(settings)
     followers = (*_observers(loaded), *observers)
     evaluate = _evaluation(loaded, val)
-    random_before = torch.get_rng_state()
-    torch.manual_seed(settings.seed)
-    detector = assemble(loaded, names=train.names)
-    loader = _loader(loaded, detector, train, accelerator)
-    run = _open(loaded, accelerator, data=str(data), names=train.names, out=out, resume=resume)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        detector = assemble(loaded, names=train.names)
+        loader = _loader(loaded, detector, train, accelerator)
         view = open_view(is_shown=progress and accelerator.is_main_process)
         if num_faults:
             view.said(f"{data}: going on without {num_faults} faulty pictures and boxes; `detloom check` lists them")
-        if not (resume and run.state.exists()):
+        if not (resume and has_state(out)):
             _start_from(detector, loaded, view)
-        training = Training(
+        prepared = prepare(
             detector,
-            loader,
-            run,
+            len(loader),
             settings=settings,
             accelerator=accelerator,
             make_ema=_ema_maker(loaded),
-            evaluate=evaluate,
             observers=followers if accelerator.is_main_process else (),
-            view=view,
         )
-        if resume:
-            training.resume()
-        training.train()
-        if accelerator.is_main_process and run.status in ("finished", "stopped") and run.best_epoch is not None:
-            _report(run, detector, val)
-    finally:
-        run.close()
-        torch.set_rng_state(random_before)
+        # Last, so that a start that fails leaves nothing behind.
+        run = _open(loaded, accelerator, data=str(data), names=train.names, out=out, resume=resume)
+        try:
+            training = Training(prepared, loader, run, settings=settings, evaluate=evaluate, view=view)
+            if resume:
+                training.resume()
+            training.train()
+            if accelerator.is_main_process and run.status in ("finished", "stopped") and run.best_epoch is not None:
+                _report(run, detector, val)
+        finally:
+            run.close()
     return run
 
 

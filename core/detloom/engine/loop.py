@@ -12,14 +12,12 @@ Shape letters: B images, H and W rows and columns, L losses.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import pluggy
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from detloom.artifacts import save_artifact
@@ -27,14 +25,14 @@ from detloom.data.loader import Batch
 from detloom.engine.attention import Attention
 from detloom.engine.checkpoint import load_state, save_state
 from detloom.engine.failures import advice_on_memory, check_losses, check_weights
-from detloom.engine.optimise import Schedule, build_optimizer, set_rates_
-from detloom.engine.processes import numerics, share_statistics
+from detloom.engine.optimise import set_rates_
+from detloom.engine.preparation import Prepared
+from detloom.engine.processes import numerics
 from detloom.engine.progress import RunView
 from detloom.engine.run import EpochRecord, Run
 from detloom.engine.settings import TrainSettings
-from detloom.errors import ArtifactError, RecipeError, suggest
-from detloom.hookspecs import PROJECT, RunHooks
-from detloom.interfaces import Ema, Metrics, Observer
+from detloom.errors import ArtifactError
+from detloom.interfaces import Metrics
 
 __all__ = ["Batches", "Training"]
 
@@ -66,48 +64,36 @@ class Training:
     """One run of a detector over its data.
 
     Args:
-        detector: Called with images and targets it returns its named losses.
+        prepared: The detector, which called with images and targets returns its named losses, and what trains it.
         batches: The training batches.
         run: The run's directory and history.
         settings: The recipe's ``[train]``.
-        accelerator: Device, precision and processes.
-        make_ema: Makes the average of a model, where the recipe has one.
         evaluate: Measures a model, where there is something to measure on.
-        observers: Components that follow the run.
         view: Shows it.
     """
 
     def __init__(
         self,
-        detector: nn.Module,
+        prepared: Prepared,
         batches: Batches,
         run: Run,
         *,
         settings: TrainSettings,
-        accelerator: Accelerator,
-        make_ema: Callable[[nn.Module], Ema] | None,
         evaluate: Callable[[nn.Module], Metrics] | None,
-        observers: Sequence[Observer],
         view: RunView,
     ) -> None:
         self._batches = batches
         self._run = run
         self._settings = settings
-        self._accelerator = accelerator
+        self._accelerator = prepared.accelerator
         self._evaluate = evaluate
         self._view = view
-        self._schedule = Schedule(settings, len(batches))
-        self._hooks = _hooks_of(observers)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        detector.to(accelerator.device).to(memory_format=layout)
-        _freeze_(detector, settings.freeze)
-        optimizer = build_optimizer(detector, settings)
-        self._ema = make_ema(detector) if make_ema else None
-        if accelerator.num_processes > 1:
-            detector = share_statistics(detector, accelerator.device)
-        self._frozen = _unchanging(detector, settings.freeze)
-        self._plain = detector
-        self._model, self._optimizer = accelerator.prepare(detector, optimizer)
+        self._schedule = prepared.schedule
+        self._hooks = prepared.hooks
+        self._frozen = prepared.frozen
+        self._ema = prepared.ema
+        self._plain = prepared.plain
+        self._model, self._optimizer = prepared.model, prepared.optimizer
         self._position = _Position()
         self._names: tuple[str, ...] = ()
         self._seen: Tensor | None = None
@@ -379,42 +365,6 @@ class Training:
             for name in ("forward", "_original_forward"):
                 vars(self._plain).pop(name, None)
             self._run.close()
-
-
-def _hooks_of(observers: Sequence[Observer]) -> Any:
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(RunHooks)
-    # pluggy calls the last first; a recipe's order is the order of calls.
-    for observer in reversed(observers):
-        manager.register(observer)
-    manager.check_pending()
-    return manager.hook
-
-
-def _freeze_(model: nn.Module, names: Sequence[str]) -> None:
-    """Keep the weights of parts of a model as they are."""
-    known = [path for path, _ in model.named_modules() if path]
-    for name in names:
-        if name not in known:
-            children = ", ".join(path for path, _ in model.named_children())
-            raise RecipeError(
-                f"[train] freeze: the model has no part '{name}'.{suggest(name, known)}\n  parts: {children}"
-            )
-        model.get_submodule(name).requires_grad_(requires_grad=False)
-
-
-def _unchanging(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Return the modules of frozen parts that compute as in evaluation: normalisation, dropout and other leaves.
-
-    What they are put together in stays in training mode, in which necks and heads have auxiliary outputs.
-    """
-    return [
-        module
-        for name in names
-        for module in model.get_submodule(name).modules()
-        # Some batch norms have an activation inside.
-        if isinstance(module, nn.modules.batchnorm._NormBase) or not any(module.children())  # noqa: SLF001 - torch has no public name for all of them
-    ]
 
 
 def _match_layout_(optimizer: torch.optim.Optimizer) -> None:

@@ -24,17 +24,20 @@ from typing import IO, Any, Literal
 
 import torch
 
-from detloom.durable import remove_leftovers, write_text
+from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError
 from detloom.interfaces import Metrics
 from detloom.recipe import Recipe
 
-__all__ = ["EpochRecord", "Run", "Status", "open_run", "read_run"]
+__all__ = ["EpochRecord", "Run", "Status", "check_directory", "has_state", "open_run", "read_run"]
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 """``stopped``: an observer asked for it; ``interrupted``: the user did, and the run can be resumed."""
 
 ROOT = Path("runs")
+RECIPE, ORIGINS, ABOUT, STATE, LOCK = "recipe.toml", "origins.json", "run.json", "state.safetensors", ".lock"
+# All that can be in a directory before its recipe, which makes it one of a run.
+BEFORE_RECIPE = (LOCK, ORIGINS, ABOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Run:
     @property
     def state(self) -> Path:
         """Return the path of the state from which the run resumes."""
-        return self.directory / "state.safetensors"
+        return self.directory / STATE
 
     @property
     def best_epoch(self) -> EpochRecord | None:
@@ -126,6 +129,12 @@ class Run:
 
     def write_records(self) -> None:
         """Write ``run.json`` and ``metrics.jsonl`` as things stand."""
+        self.write_about()
+        lines = [json.dumps(_without_nan(asdict(record))) for record in self.history]
+        write_text(self.directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def write_about(self) -> None:
+        """Write ``run.json`` as things stand."""
         about = {
             "name": self.recipe.name,
             "data": self.data,
@@ -140,9 +149,7 @@ class Run:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
         }
-        write_text(self.directory / "run.json", json.dumps(_without_nan(about), indent=2) + "\n")
-        lines = [json.dumps(_without_nan(asdict(record))) for record in self.history]
-        write_text(self.directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(self.directory / ABOUT, json.dumps(_without_nan(about), indent=2) + "\n")
 
     def close(self) -> None:
         """Let other processes write to the directory."""
@@ -156,6 +163,32 @@ class Run:
             f"<p>{self.recipe.name}: {self.status}, {self.directory}</p>"
             f"<table><tr><th>epoch</th><th>loss</th><th>AP</th><th>AP50</th></tr>{rows}</table>"
         )
+
+
+def check_directory(out: Path | str | None, *, resume: bool) -> None:
+    """Refuse early what ``open_run`` would refuse late; makes nothing.
+
+    Raises:
+        ArtifactError: There is no run to resume, or a new one would share its directory.
+    """
+    if out is None:
+        if resume:
+            raise ArtifactError("to resume, say which run: out='runs/NAME-N'")
+        return
+    directory = Path(out)
+    if resume:
+        if not directory.is_dir():
+            raise ArtifactError(f"{directory}: there is no run to resume; leave resume out to begin one there")
+    elif directory.is_dir() and _is_occupied(directory):
+        raise ArtifactError(
+            f"{directory}: the directory is not empty, and a run shares its directory with nothing\n"
+            "  Resume the run that is there (resume=True, --resume), or choose another directory."
+        )
+
+
+def has_state(out: Path | str | None) -> bool:
+    """Return whether there is a run that came so far that it does not start anew when resumed."""
+    return out is not None and (Path(out) / STATE).exists()
 
 
 def open_run(
@@ -194,9 +227,11 @@ def open_run(
         remove_leftovers(directory)
         if resume:
             _check_same(run)
-        if not (directory / "recipe.toml").exists():
-            write_text(directory / "origins.json", json.dumps(dict(recipe.origins), indent=2) + "\n")
-            write_text(directory / "recipe.toml", recipe.to_toml())
+        if not (directory / RECIPE).exists():
+            write_text(directory / ORIGINS, json.dumps(dict(recipe.origins), indent=2) + "\n")
+            run.write_about()
+            # Last: with its recipe a directory is that of a run that can be resumed.
+            write_text(directory / RECIPE, recipe.to_toml())
     except ArtifactError:
         run.close()
         raise
@@ -207,40 +242,36 @@ def read_run(directory: Path | str) -> tuple[Recipe, str]:
     """Return the recipe and the data path of a run, with which it can be resumed.
 
     Raises:
-        ArtifactError: There is no run, or it was killed before it began.
+        ArtifactError: There is no run that can be resumed.
     """
     directory = Path(directory)
     try:
-        text = (directory / "recipe.toml").read_text(encoding="utf-8")
-        about = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        return Recipe.from_toml(text, str(directory / "recipe.toml"), name=str(about["name"])), str(about["data"])
+        text = (directory / RECIPE).read_text(encoding="utf-8")
+        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+        return Recipe.from_toml(text, str(directory / RECIPE), name=str(about["name"])), str(about["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{directory}: this is no directory of a run that has begun: {error}\n"
-            "  Give recipe and data again, with this directory as `out`, to start it."
+            f"{directory}: there is no run here that can be resumed: {error}\n"
+            "  Begin it anew, with recipe and data, in a directory that does not exist yet."
         ) from error
 
 
 def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
     try:
+        check_directory(out, resume=resume)
         if out is None:
-            if resume:
-                raise ArtifactError("to resume, say which run: out='runs/NAME-N'")
             return _numbered(name)
         directory = Path(out)
-        if resume:
-            if not directory.is_dir():
-                raise ArtifactError(f"{directory}: there is no run to resume; leave resume out to begin one there")
-            return directory
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise ArtifactError(
-                f"{directory}: the directory is not empty, and a run shares its directory with nothing\n"
-                "  Resume the run that is there (resume=True, --resume), or choose another directory."
-            )
     except OSError as error:
         raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {error}") from error
     return directory
+
+
+def _is_occupied(directory: Path) -> bool:
+    """Return whether there is more than a run that was killed while its directory was made."""
+    names = {path.name for path in directory.iterdir()}
+    return any(name not in BEFORE_RECIPE and not name.endswith(UNFINISHED) for name in names)
 
 
 def _numbered(name: str) -> Path:
@@ -262,7 +293,7 @@ def _locked(directory: Path) -> IO[str] | None:
     except ImportError:  # Windows has no such locks; two runs in one directory go unnoticed there.
         return None
     try:
-        lock = (directory / ".lock").open("w", encoding="utf-8")
+        lock = (directory / LOCK).open("w", encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"{directory}: the directory cannot be written: {error}") from error
     try:
@@ -278,9 +309,9 @@ def _locked(directory: Path) -> IO[str] | None:
 
 
 def _check_same(run: Run) -> None:
-    file = run.directory / "recipe.toml"
+    file = run.directory / RECIPE
     if not file.exists():
-        stray = [path.name for path in run.directory.iterdir() if path.name not in (".lock", "origins.json")]
+        stray = [path.name for path in run.directory.iterdir() if path.name not in BEFORE_RECIPE]
         if stray:
             raise ArtifactError(
                 f"{run.directory}: this is no directory of a run: it holds {', '.join(sorted(stray)[:5])}"
@@ -293,7 +324,7 @@ def _check_same(run: Run) -> None:
             f"{run.directory}: the run was begun with another recipe; it differs in {', '.join(different[:8])}\n"
             f"  Resume with {file}, or begin a new run in another directory."
         )
-    about = run.directory / "run.json"
+    about = run.directory / ABOUT
     if about.exists():
         names = json.loads(about.read_text(encoding="utf-8")).get("names")
         if names != list(run.names):

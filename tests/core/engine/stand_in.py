@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detloom import durable
 from detloom.data.loader import Batch
 from detloom.engine.loop import Training
+from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, SilentView
 from detloom.engine.run import Run, open_run
@@ -103,18 +104,18 @@ def begin(
     torch.manual_seed(recipe.train.seed)
     detector = detector or StandInDetector()
     accelerator = open_accelerator(recipe.train)
-    run = open_run(recipe, data="noise", names=("thing", "other"), out=out, resume=resume)
-    training = Training(
+    batches = StandInBatches(batch=recipe.train.batch, rank=accelerator.process_index, world=accelerator.num_processes)
+    prepared = prepare(
         detector,
-        StandInBatches(batch=recipe.train.batch, rank=accelerator.process_index, world=accelerator.num_processes),
-        run,
+        len(batches),
         settings=recipe.train,
         accelerator=accelerator,
         make_ema=(lambda model: RampedEma(model, ramp=5)) if has_ema else None,
-        evaluate=evaluate,
         observers=observers,
-        view=view or SilentView(),
     )
+    run = open_run(recipe, data="noise", names=("thing", "other"), out=out, resume=resume)
+    view = view or SilentView()
+    training = Training(prepared, batches, run, settings=recipe.train, evaluate=evaluate, view=view)
     if resume:
         training.resume()
     return training, run

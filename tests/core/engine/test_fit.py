@@ -168,6 +168,26 @@ def test_unknown_observer_is_told_before_anything_is_written(data: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train.freeze": ["nekc"]},
+        {"train.optimizer": "sdg"},
+        {"train.init_from": "nowhere.safetensors"},
+        {"ema.decay": 2.0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_start_that_fails_does_not_refuse_the_next(data: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    random_before = torch.get_rng_state()
+
+    with pytest.raises((RecipeError, ArtifactError)):
+        fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides={**SMALL, **wrong}, progress=False)
+
+    assert not (tmp_path / "run").exists()
+    assert torch.get_rng_state().equal(random_before)
+
+
 def test_missing_data_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         fit("yolov7-tiny", data=tmp_path / "nowhere", out=tmp_path / "run", overrides=SMALL)

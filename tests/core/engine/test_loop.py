@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detloom.durable import read_tensors
 from detloom.engine.run import Run
-from detloom.errors import ArtifactError, RecipeError, TrainingError
+from detloom.errors import ArtifactError, PluginError, RecipeError, TrainingError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Metrics, Observer
 from detloom.structures import Targets
@@ -140,8 +140,22 @@ def test_misspelt_hook_is_an_error(stand_in: ModuleType, tmp_path: Path) -> None
         @hookimpl
         def epoch_finnished(self) -> None: ...
 
-    with pytest.raises(Exception, match="epoch_finnished"):
+    with pytest.raises(PluginError) as raised:
         stand_in.begin(tmp_path / "run", observers=[Misspelt()])
+
+    said = str(raised.value)
+    assert "the observer Misspelt" in said
+    assert "implements 'epoch_finnished', which is no hook of a run. Did you mean 'epoch_finished'?" in said
+    assert "hooks: run_started, step_finished, epoch_finished, run_finished" in said
+
+
+def test_hook_with_an_unknown_argument_is_an_error(stand_in: ModuleType, tmp_path: Path) -> None:
+    class Wrong(Observer):
+        @hookimpl
+        def epoch_finished(self, epohc: int) -> None: ...
+
+    with pytest.raises(PluginError, match=r"the observer Wrong .* does not fit its hook: .*epohc"):
+        stand_in.begin(tmp_path / "run", observers=[Wrong()])
 
 
 def test_accumulated_passes_give_the_gradient_of_one_large_batch(stand_in: ModuleType, tmp_path: Path) -> None:

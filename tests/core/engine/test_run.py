@@ -45,6 +45,24 @@ def test_directory_with_files_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_start_that_was_killed_does_not_refuse_the_next(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    (tmp_path / "run/recipe.toml").rename(tmp_path / "run/recipe.toml.7-7.unfinished")
+
+    opened(tmp_path / "run").close()
+
+    assert read_run(tmp_path / "run")[1] == "data"
+    assert not list((tmp_path / "run").glob("*.unfinished"))
+
+
+def test_run_can_be_resumed_as_soon_as_it_has_its_recipe(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+
+    _, data = read_run(tmp_path / "run")
+
+    assert data == "data"
+
+
 def test_directory_with_something_else_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
@@ -91,7 +109,7 @@ def test_unwritable_place_is_told(tmp_path: Path) -> None:
 
 
 def test_what_was_not_begun_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no directory of a run that has begun"):
+    with pytest.raises(ArtifactError, match=r"no run here that can be resumed(.|\n)*Begin it anew"):
         read_run(tmp_path)
 
 

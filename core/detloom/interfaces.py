@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from detloom.decode_spec import DecodeSpec
 from detloom.structures import (
     Assignment,
     Detections,
@@ -99,7 +100,7 @@ class Head(nn.Module, ABC):
         """Return the predictions of lead maps, or of auxiliary maps, in float32."""
 
     @abstractmethod
-    def decode_spec(self) -> dict[str, Any]:
+    def decode_spec(self) -> DecodeSpec:
         """Return as plain JSON data all that a decoder needs on a host without torch."""
 
 

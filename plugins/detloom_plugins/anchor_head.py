@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
@@ -117,18 +118,26 @@ class AnchorHead(Head):
             priors=priors,
         )
 
-    def decode_spec(self) -> dict[str, Any]:
+    def decode_spec(self) -> DecodeSpec:
         """Return as plain JSON data all that a decoder needs on a host without torch."""
         return {
-            "kind": "anchor",
             "num_classes": self.num_classes,
-            "strides": list(self.strides),
-            "anchors": [[list(pair) for pair in level] for level in self.anchors],
-            "channels": "anchor * (5 + num_classes) + o",
-            "order": ["x", "y", "w", "h", "objectness", "classes"],
-            "center": "(2 * sigmoid(xy) - 0.5 + cell) * stride",
-            "size": "(2 * sigmoid(wh)) ** 2 * anchor",
-            "score": "sigmoid(objectness) * sigmoid(class)",
+            "levels": [
+                {"stride": stride, "priors": [list(pair) for pair in level]}
+                for stride, level in zip(self.strides, self.anchors, strict=True)
+            ],
+            "outputs": [
+                {"name": "center", "channels": 2},
+                {"name": "size", "channels": 2},
+                {"name": "objectness", "channels": 1},
+                {"name": "classes", "channels": self.num_classes},
+            ],
+            "box": {
+                "form": "center-and-size",
+                "center": {"activation": "sigmoid", "scale": 2.0, "shift": -0.5},
+                "size": {"activation": "sigmoid", "limit": None, "scale": 2.0, "exponent": 2.0, "unit": "prior"},
+            },
+            "score": ["objectness", "classes"],
         }
 
     def _conv(self, spec: FeatureSpec, outputs: int) -> nn.Conv2d:

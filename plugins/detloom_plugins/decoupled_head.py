@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
@@ -34,7 +35,7 @@ class DecoupledHead(Head):
     Args:
         inputs: Lead levels, finest first, then auxiliary ones, if any.
         num_classes: Number of classes.
-        width: Channels of both branches.
+        width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
         activation: silu, leaky-relu or relu.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
@@ -66,7 +67,8 @@ class DecoupledHead(Head):
 
         def branches(specs: Sequence[FeatureSpec]) -> nn.ModuleList:
             return nn.ModuleList(
-                _Level(spec.channels, num_classes, width=width, depth=depth, activation=activation) for spec in specs
+                _Level(spec.channels, num_classes, width=width or spec.channels, depth=depth, activation=activation)
+                for spec in specs
             )
 
         self.lead = branches(lead)
@@ -99,17 +101,29 @@ class DecoupledHead(Head):
             priors=priors,
         )
 
-    def decode_spec(self) -> dict[str, Any]:
+    def decode_spec(self) -> DecodeSpec:
         """Return as plain JSON data all that a decoder needs on a host without torch."""
         return {
-            "kind": "anchor-free",
             "num_classes": self.num_classes,
-            "strides": list(self.strides),
-            "channels": "o",
-            "order": ["x", "y", "w", "h", "objectness", "classes"],
-            "center": "(xy + cell) * stride",
-            "size": f"exp(min(wh, {LARGEST_LOG_SIZE})) * stride",
-            "score": "sigmoid(objectness) * sigmoid(class)",
+            "levels": [{"stride": stride, "priors": [[self.prior_scale * stride] * 2]} for stride in self.strides],
+            "outputs": [
+                {"name": "center", "channels": 2},
+                {"name": "size", "channels": 2},
+                {"name": "objectness", "channels": 1},
+                {"name": "classes", "channels": self.num_classes},
+            ],
+            "box": {
+                "form": "center-and-size",
+                "center": {"activation": "identity", "scale": 1.0, "shift": 0.0},
+                "size": {
+                    "activation": "exp",
+                    "limit": LARGEST_LOG_SIZE,
+                    "scale": 1.0,
+                    "exponent": 1.0,
+                    "unit": "stride",
+                },
+            },
+            "score": ["objectness", "classes"],
         }
 
 

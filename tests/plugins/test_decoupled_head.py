@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -84,12 +83,6 @@ def test_branches_share_the_stem_alone() -> None:
     grads = torch.autograd.grad(classes_BCHW.square().sum(), [of_boxes, of_stem])
 
     assert [bool(grad.any()) for grad in grads] == [False, True]
-
-
-def test_decode_spec_is_plain_json() -> None:
-    spec = json.loads(json.dumps(DecoupledHead(LEAD, 3, width=8).decode_spec()))
-
-    assert (spec["kind"], spec["strides"], spec["num_classes"]) == ("anchor-free", [8, 16], 3)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -1,11 +1,11 @@
 """A detector without training: it sees cells of 8 x 8 pixels that are red (class 0) or green (class 1)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detloom.decode_spec import DecodeSpec
 from detloom.detector import Detector
 from detloom.interfaces import Assigner, Backbone, Criterion, Head
 from detloom.recipe import Recipe
@@ -49,8 +49,8 @@ class Colours(Head):
         boxes_BP4 = priors.boxes_P4.expand(len(cells_B3HW), -1, -1)
         return Predictions(boxes_BP4, (purity_BPC - 0.5) * self.slope, None, priors)
 
-    def decode_spec(self) -> dict[str, Any]:
-        return {}
+    def decode_spec(self) -> DecodeSpec:
+        raise NotImplementedError
 
 
 class Nobody(Assigner):

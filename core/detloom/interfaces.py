@@ -195,6 +195,13 @@ class Ema(ABC):
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after an optimiser step, counted from 1."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be known beside ``averaged`` to go on: tables, lists, numbers, text and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - an average that has no more state has nothing to do
+        """Take up what ``state_dict`` returned; tensors come on the CPU, tuples as lists."""
+
 
 class Dataset(ABC):
     """Annotations of one format: ``__init__(path: Path, *, settings)``.

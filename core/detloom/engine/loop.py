@@ -123,6 +123,7 @@ class Training:
             self._plain.load_state_dict(state["model"])
             if self._ema is not None:
                 self._ema.averaged.load_state_dict(state["average"])
+                self._ema.load_state_dict(state["average_extra"])
             groups = self._optimizer.state_dict()["param_groups"]
             self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
             _match_layout_(self._optimizer)
@@ -325,6 +326,7 @@ class Training:
         state = {
             "model": self._plain.state_dict(),
             "average": {} if self._ema is None else self._ema.averaged.state_dict(),
+            "average_extra": {} if self._ema is None else self._ema.state_dict(),
             "optimizer": self._optimizer.state_dict()["state"],
             "scaler": None if scaler is None else scaler.state_dict(),
             "position": asdict(self._position),

@@ -23,7 +23,7 @@ from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, SilentView
 from detloom.engine.run import Run, open_run
 from detloom.hookspecs import hookimpl
-from detloom.interfaces import Metrics, Observer
+from detloom.interfaces import Ema, Metrics, Observer
 from detloom.recipe import Recipe
 from detloom.structures import Targets
 from detloom_plugins.csv_observer import CsvObserver
@@ -95,7 +95,7 @@ def begin(
     detector: nn.Module | None = None,
     evaluate: Callable[[nn.Module], Metrics] | None = measure,
     view: RunView | None = None,
-    has_ema: bool = True,
+    make_ema: Callable[[nn.Module], Ema] | None = lambda model: RampedEma(model, ramp=5),
 ) -> tuple[Training, Run]:
     """Return a training that is ready to begin, and its run."""
     recipe = Recipe("stand-in", {"train": {**SETTINGS, **(settings or {})}}, {})
@@ -110,7 +110,7 @@ def begin(
         len(batches),
         settings=recipe.train,
         accelerator=accelerator,
-        make_ema=(lambda model: RampedEma(model, ramp=5)) if has_ema else None,
+        make_ema=make_ema,
         observers=observers,
     )
     run = open_run(recipe, data="noise", names=("thing", "other"), out=out, resume=resume)

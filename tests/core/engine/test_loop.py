@@ -19,6 +19,7 @@ from detloom.errors import ArtifactError, PluginError, RecipeError, TrainingErro
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Metrics, Observer
 from detloom.structures import Targets
+from detloom_plugins.ramped_ema import RampedEma
 
 
 class Listener(Observer):
@@ -54,6 +55,27 @@ class Sender(Observer):
     def step_finished(self, step: int) -> None:
         if step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class EqualMean(RampedEma):
+    """The mean of all weights so far; it counts for itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.count = 0
+
+    def decay_at(self, step: int) -> float:  # noqa: ARG002 - the contract
+        return 1 - 1 / self.count
+
+    def update(self, model: nn.Module, step: int) -> None:
+        self.count += 1
+        super().update(model, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
 
 
 class Stopper(Observer):
@@ -174,7 +196,7 @@ def test_accumulated_passes_give_the_gradient_of_one_large_batch(stand_in: Modul
         "whole": {"batch": 20, "nominal_batch": 20},
     }.items():
         model = Linear()
-        training, _ = stand_in.begin(tmp_path / name, settings={**common, **settings}, detector=model, has_ema=False)
+        training, _ = stand_in.begin(tmp_path / name, settings={**common, **settings}, detector=model, make_ema=None)
         if name == "whole":
             parts = list(stand_in.StandInBatches(batch=4).epoch(0))
             images_BCHW = torch.cat([part.images_BCHW for part in parts])
@@ -265,6 +287,15 @@ def test_other_errors_stay_what_they_are(stand_in: ModuleType, tmp_path: Path) -
 
     with pytest.raises(RuntimeError, match="a bug"):
         training.train()
+
+
+def test_average_that_counts_for_itself_resumes_where_it_was(stand_in: ModuleType, tmp_path: Path) -> None:
+    stand_in.begin(tmp_path / "whole", make_ema=EqualMean)[0].train()
+    stand_in.begin(tmp_path / "run", make_ema=EqualMean, observers=[Sender(signal.SIGINT, 6)])[0].train()
+
+    stand_in.begin(tmp_path / "run", make_ema=EqualMean, resume=True)[0].train()
+
+    assert weights_of(tmp_path / "run/last.safetensors") == weights_of(tmp_path / "whole/last.safetensors")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
-from detloom.structures import Detections, FeatureSpec, HeadMaps, Predictions, Role, Targets
+from detloom.results import check_assignment, check_losses
+from detloom.structures import Assignment, Detections, FeatureSpec, HeadMaps, Predictions, Role, Targets
 
 if TYPE_CHECKING:
     from detloom.recipe import Recipe
@@ -92,6 +93,7 @@ class Detector(nn.Module):
         self.recipe = recipe
         self.passes = tuple(passes)
         self.auxiliary_weight = 0.25 if recipe is None else recipe.train.auxiliary_weight
+        self._is_checked = False
         self._kept: _Deployed | None = None
 
     @property
@@ -171,14 +173,24 @@ class Detector(nn.Module):
             with torch.no_grad():
                 fixed_lead = lead.detach()
                 assignment = self.assigner.assign(fixed_lead, targets)
-            losses = dict(self.criterion.losses(lead, assignment, targets))
+            losses = self._checked_losses(lead, assignment, targets)
             if maps.auxiliary:
                 auxiliary = self.head.decode(maps.auxiliary)
                 with torch.no_grad():
                     coarse = self.assigner.assign_auxiliary(fixed_lead, auxiliary.detach(), targets)
-                for name, loss in self.criterion.losses(auxiliary, coarse, targets).items():
+                for name, loss in self._checked_losses(auxiliary, coarse, targets).items():
                     losses[f"auxiliary_{name}"] = self.auxiliary_weight * loss
+        self._is_checked = True
         return losses
+
+    def _checked_losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
+        # Once only: looking at values waits for the device.
+        if self._is_checked:
+            return dict(self.criterion.losses(predictions, assignment, targets))
+        check_assignment(assignment, self.assigner, predictions, targets)
+        losses = self.criterion.losses(predictions, assignment, targets)
+        check_losses(losses, self.criterion)
+        return dict(losses)
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

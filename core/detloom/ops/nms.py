@@ -29,6 +29,9 @@ MARGIN = 1e-5
 BLOCK_ON_CPU = 512
 BLOCK_ELSEWHERE = 2048
 
+# Apple's GPUs; the few rows above the threshold go to the CPU there.
+WITHOUT_FLOAT64 = ("mps",)
+
 # Classes lie this many pixels apart, or more for larger pictures. YOLOv7 moves them in float32; so
 # do we while that rounds boxes by less than 1/32 pixel, for borderline overlaps to fall as published.
 SPACING = 4096.0
@@ -71,6 +74,9 @@ class _Rows:
         columns = (self.boxes_R4, self.scores_R, self.labels_R, self.image_R)
         return _Rows(*(column.index_select(0, index_K) for column in columns))
 
+    def to(self, device: str) -> "_Rows":
+        return _Rows(*(each.to(device) for each in (self.boxes_R4, self.scores_R, self.labels_R, self.image_R)))
+
     def __len__(self) -> int:
         return self.scores_R.shape[0]
 
@@ -88,6 +94,8 @@ def suppress(
 ) -> Kept:
     """Return the boxes of a batch that score above a threshold and do not repeat a better one.
 
+    They are on the device of the predictions, or on the CPU where that device has no float64.
+
     A score is objectness times class probability; without an objectness the class probability, and
     with an objectness and a single class the objectness alone.
 
@@ -102,6 +110,8 @@ def suppress(
         candidates: Rows of an image that enter the suppression, the best ones.
     """
     rows = _rows(predictions, score, multi_label=multi_label, classes=classes)
+    if rows.scores_R.device.type in WITHOUT_FLOAT64:
+        rows = rows.to("cpu")
     apart_R4 = _apart(rows, predictions.num_classes, agnostic=agnostic)
     keep = _keep_by_image if rows.scores_R.device.type == "cpu" else _keep_together
     kept_K = keep(

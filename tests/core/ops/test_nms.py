@@ -130,6 +130,22 @@ def test_blocks_and_batches_change_nothing(
         assert other.image_K.tolist() == whole.image_K.tolist()
 
 
+def test_rows_of_a_device_without_float64_are_compared_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def to(rows: Any, device: str) -> Any:
+        seen.append(device)
+        return rows
+
+    monkeypatch.setattr(nms, "WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(nms._Rows, "to", to)
+    boxes = torch.tensor([[[0.0, 0, 10, 10]]])
+
+    suppress(predictions(boxes, torch.tensor([[[0.1, 0.7]]])), score=0.5, overlap=0.5)
+
+    assert seen == ["cpu"]
+
+
 def test_score_is_the_objectness_where_there_is_one_class() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10]]])
 

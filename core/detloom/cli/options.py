@@ -1,7 +1,7 @@
 """Options and output that several verbs share."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -9,10 +9,23 @@ import click
 from click.shell_completion import CompletionItem
 
 from detloom.catalogue import RECIPE
+from detloom.errors import RecipeError
 
-__all__ = ["complete_recipe", "echo_json", "json_option", "set_option", "shown_progress"]
+__all__ = [
+    "complete_recipe",
+    "compute_options",
+    "echo_json",
+    "json_option",
+    "refuse_fixed_settings",
+    "set_option",
+    "shown_progress",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Sections that say something about a detector that is trained already.
+FREE_SECTIONS = ("data", "predict", "evaluator", "dataset")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001 - click's signature
@@ -39,6 +52,35 @@ def set_option(command: Command) -> Command:
         callback=parse,
         help="Set a value of the recipe, as in assigner.use=atss; may be repeated.",
     )(command)
+
+
+def refuse_fixed_settings(overrides: Mapping[str, Any]) -> None:
+    """Refuse ``--set`` for what an artifact has settled.
+
+    Raises:
+        RecipeError: A key lies in a section that does nothing for a trained detector.
+    """
+    fixed = [key for key in overrides if key.partition(".")[0] not in FREE_SECTIONS]
+    if fixed:
+        raise RecipeError(
+            f"--set {', '.join(fixed)}: the artifact's network and training are settled; here --set changes "
+            f"{', '.join(f'[{section}]' for section in FREE_SECTIONS)} alone. `detloom train` takes the other settings."
+        )
+
+
+def compute_options(command: Command) -> Command:
+    """Add ``--device`` and ``--precision``; the function is given ``device`` (or None) and ``precision``."""
+    device = click.option(
+        "--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps; cpu if not given."
+    )
+    precision = click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default=PRECISIONS[0],
+        show_default=True,
+        help="Of the forward pass.",
+    )
+    return device(precision(command))
 
 
 def json_option(command: Command) -> Command:

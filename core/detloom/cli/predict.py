@@ -1,10 +1,14 @@
 """``detloom predict``: pictures, folders, patterns and videos to boxes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option
+from detloom.cli.options import compute_options, echo_json, json_option, refuse_fixed_settings, set_option
+
+if TYPE_CHECKING:
+    from detloom.engine.settings import Precision
 
 __all__ = ["command"]
 
@@ -18,6 +22,8 @@ __all__ = ["command"]
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Keep this class alone; may be repeated.")
 @click.option("--no-pictures", is_flag=True, help="Write JSON alone.")
 @click.option("--skip-bad", is_flag=True, help="Go on without pictures that cannot be read.")
+@compute_options
+@set_option
 @json_option
 def command(
     artifact: Path,
@@ -29,6 +35,9 @@ def command(
     classes: tuple[str, ...],
     no_pictures: bool,
     skip_bad: bool,
+    device: str | None,
+    precision: "Precision",
+    overrides: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Find objects with ARTIFACT in files, folders, patterns with * and videos.
@@ -36,15 +45,19 @@ def command(
     Without --out, a line for each picture is printed; with it, pictures with boxes and
     predictions.json are written.
     """
+    refuse_fixed_settings(overrides)
     from collections import Counter
     from collections.abc import Iterator
 
     from detloom.artifacts import load_artifact
     from detloom.data.reading import Picture
     from detloom.engine.predict import detections_json, stream, write_predictions
+    from detloom.recipe import load_recipe
     from detloom.structures import Detections
 
     detector = load_artifact(artifact)
+    assert detector.recipe is not None  # noqa: S101 - an artifact has one
+    detector.recipe = load_recipe(detector.recipe, overrides)
     rows = []
 
     def told() -> "Iterator[tuple[Picture, Detections]]":
@@ -54,6 +67,8 @@ def command(
             score=score,
             overlap=overlap,
             classes=classes or None,
+            precision=precision,
+            device=device,
             on_bad=(lambda error: click.echo(f"left out: {error}", err=True)) if skip_bad else None,
         )
         for picture, detections in found:

@@ -3,11 +3,21 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, set_option, shown_progress
+from detloom.cli.options import (
+    compute_options,
+    echo_json,
+    json_option,
+    refuse_fixed_settings,
+    set_option,
+    shown_progress,
+)
+
+if TYPE_CHECKING:
+    from detloom.engine.settings import Precision
 
 __all__ = ["command"]
 
@@ -18,6 +28,7 @@ __all__ = ["command"]
 @click.option("--split", help="Which split; the recipe's [data] val when not given.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Write curves and numbers here.")
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@compute_options
 @set_option
 @json_option
 def command(
@@ -28,9 +39,12 @@ def command(
     overrides: dict[str, Any],
     *,
     skip_bad: bool,
+    device: str | None,
+    precision: "Precision",
     as_json: bool,
 ) -> None:
     """Evaluate ARTIFACT: COCO's twelve numbers, and AP of each class."""
+    refuse_fixed_settings(overrides)
     from detloom.artifacts import load_artifact
     from detloom.data.faults import refuse_faults
     from detloom.data.splits import formats_of, open_split
@@ -44,7 +58,9 @@ def command(
     annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"), formats_of(workshop()))
     num_faults = refuse_faults((annotations,), skip_bad=skip_bad or recipe.data.skip_bad)
     with shown_progress(f"evaluating {len(annotations.images)} pictures", is_shown=not as_json) as progress:
-        metrics = evaluate(detector, annotations, recipe, progress=progress, report=out)
+        metrics = evaluate(
+            detector, annotations, recipe, precision=precision, device=device, progress=progress, report=out
+        )
     if as_json:
         echo_json(
             {

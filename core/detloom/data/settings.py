@@ -34,9 +34,6 @@ class DataSettings(BaseModel):
         default="auto",
         description="Keep decoded pictures in memory; auto does so where they fit in a quarter of what is free.",
     )
-    rectangular: bool = Field(
-        default=False, description="Evaluate on the smallest canvas of each batch, pictures sorted by shape."
-    )
 
 
 class ExtraTransform(BaseModel):

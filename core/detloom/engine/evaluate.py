@@ -15,8 +15,9 @@ from detloom.assembly import build
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.detector import Detector
-from detloom.engine.predict import Precision, detect, detections_of, ready
+from detloom.engine.predict import detect, detections_of, ready
 from detloom.engine.report import write_report
+from detloom.engine.settings import Precision
 from detloom.errors import DataError, RecipeError
 from detloom.interfaces import Evaluator, Metrics
 from detloom.kinds import Kind
@@ -124,7 +125,7 @@ def detect_split(
         stride=detector.max_stride,
         workers=num_workers(data.workers if workers is None else workers),
         cache="off",
-        rectangular=data.rectangular,
+        rectangular=settings.rectangular,
     )
     found: dict[int, Detections] = {}
     with ready(detector, fuse=settings.fuse, device=device) as model:
@@ -132,12 +133,12 @@ def detect_split(
             kept = detect(
                 model,
                 batch_BCHW.images_BCHW,
-                score=settings.evaluation_score_threshold if score is None else score,
-                overlap=settings.evaluation_iou_threshold if overlap is None else overlap,
+                score=settings.evaluation_score if score is None else score,
+                overlap=settings.evaluation_overlap if overlap is None else overlap,
                 max_detections=settings.max_detections,
                 multi_label=True,
-                agnostic=settings.class_agnostic,
-                candidates=settings.max_candidates,
+                agnostic=settings.agnostic,
+                candidates=settings.candidates,
                 precision=precision,
             )
             names = [str(annotations.images[index].path) for index in batch_BCHW.indices]

@@ -19,7 +19,7 @@ from detloom.data.letterbox import Letterbox, size_complaint
 from detloom.data.reading import Picture
 from detloom.detector import Detector
 from detloom.durable import write_text
-from detloom.engine.settings import PredictSettings
+from detloom.engine.settings import Precision, PredictSettings
 from detloom.engine.sources import Source, open_sources, windows
 from detloom.errors import DataError, RecipeError, TrainingError, suggest
 from detloom.ops.nms import Kept, suppress
@@ -27,8 +27,6 @@ from detloom.pictures import draw, make_directory, write_picture
 from detloom.structures import Detections, HeadMaps
 
 __all__ = ["detect", "detections_json", "detections_of", "predict", "ready", "stream", "write_predictions"]
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LABEL_SIDE = 640
@@ -134,11 +132,11 @@ def stream(
                 kept = detect(
                     model,
                     torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
-                    score=settings.score_threshold if score is None else score,
-                    overlap=settings.iou_threshold if overlap is None else overlap,
+                    score=settings.score if score is None else score,
+                    overlap=settings.overlap if overlap is None else overlap,
                     max_detections=settings.max_detections if max_detections is None else max_detections,
-                    agnostic=settings.class_agnostic if agnostic is None else agnostic,
-                    candidates=settings.max_candidates,
+                    agnostic=settings.agnostic if agnostic is None else agnostic,
+                    candidates=settings.candidates,
                     classes=indices,
                     precision=precision,
                 )
@@ -240,7 +238,12 @@ def ready(
         fuse: Whether to fold it.
         device: Where to compute; None stays where the detector is.
         keep: Keep the folded copy for the next call, at the price of its memory.
+
+    Raises:
+        RecipeError: There is no such device here.
     """
+    if device is not None:
+        _check_device(device)
     was_training = detector.training
     here = next(detector.parameters()).device
     if fuse and keep:
@@ -254,6 +257,19 @@ def ready(
         yield model
     finally:
         detector.train(was_training)
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    # torch says AssertionError where it was built without a kind of device.
+    except (RuntimeError, AssertionError) as error:
+        found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        reason = str(error).splitlines()[0]
+        raise RecipeError(
+            f"device {str(device)!r} cannot be used here: {reason}\n  At hand are: {', '.join(['cpu', *found])}."
+        ) from error
 
 
 def write_predictions(

@@ -5,7 +5,7 @@ Shape letters: B images, C channels, H and W rows and columns.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,12 +14,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
-from detloom.engine.settings import TrainSettings
+from detloom.engine.settings import Precision, TrainSettings
 from detloom.errors import PluginError, RecipeError
 
 __all__ = ["SharedBatchNorm", "numerics", "open_accelerator", "precision_of", "share_statistics"]
 
-Precision = Literal["float32", "bfloat16", "float16"]
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -33,9 +32,9 @@ def open_accelerator(settings: TrainSettings) -> Accelerator:
     """
     if AcceleratorState._shared_state:  # noqa: SLF001 - accelerate keeps one precision a process, and offers no other way
         AcceleratorState._reset_state()  # noqa: SLF001 - the same; the process group stays
-    on_cpu = not _has_accelerator()
-    precision = precision_of(settings, "cpu" if on_cpu else "cuda")
-    return Accelerator(cpu=on_cpu, mixed_precision=MIXED[precision])
+    device_type = _device_type()
+    precision = precision_of(settings, device_type)
+    return Accelerator(cpu=device_type == "cpu", mixed_precision=MIXED[precision])
 
 
 def precision_of(settings: TrainSettings, device_type: str) -> Precision:
@@ -174,10 +173,13 @@ def _channelwise(values_C: Tensor, like_BCHW: Tensor) -> Tensor:
     return values_C.reshape(1, -1, *[1] * (like_BCHW.dim() - 2))
 
 
-def _has_accelerator() -> bool:
+def _device_type() -> str:
+    """Return the kind of device that accelerate takes."""
     if parse_flag_from_env("ACCELERATE_USE_CPU"):
-        return False
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _has_bfloat16(device_type: str) -> bool:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["PredictSettings", "TrainSettings"]
+__all__ = ["Precision", "PredictSettings", "TrainSettings"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
@@ -114,21 +116,23 @@ class PredictSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch: int = Field(default=16, ge=1, description="Pictures of a forward pass, in prediction and in evaluation.")
-    score_threshold: float = Field(default=0.25, ge=0, le=1, description="Least score of a detection, when predicting.")
-    iou_threshold: float = Field(
-        default=0.45, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, when predicting."
+    score: float = Field(default=0.25, ge=0, le=1, description="Least score of a detection, when predicting.")
+    overlap: float = Field(
+        default=0.45, ge=0, le=1, description="IoU from which the lesser of two boxes is dropped, when predicting."
     )
-    evaluation_score_threshold: float = Field(
-        default=0.001, ge=0, le=1, description="Least score of a detection, in evaluation."
-    )
-    evaluation_iou_threshold: float = Field(
-        default=0.65, ge=0, le=1, description="Overlap from which the lesser of two boxes is dropped, in evaluation."
+    evaluation_score: float = Field(default=0.001, ge=0, le=1, description="Least score of a detection, in evaluation.")
+    evaluation_overlap: float = Field(
+        default=0.65, ge=0, le=1, description="IoU from which the lesser of two boxes is dropped, in evaluation."
     )
     max_detections: int = Field(default=300, ge=1, description="Most detections of a picture.")
-    max_candidates: int = Field(default=30000, ge=1, description="Most boxes of a picture that enter the suppression.")
-    class_agnostic: bool = Field(default=False, description="Let boxes of different classes suppress one another.")
+    candidates: int = Field(default=30000, ge=1, description="Most boxes of a picture that enter the suppression.")
+    agnostic: bool = Field(default=False, description="Let boxes of different classes suppress one another.")
     rectangular: bool = Field(
-        default=True, description="Pad pictures to the nearest multiple of the largest stride, not to a square."
+        default=True,
+        description=(
+            "Pad pictures to the nearest multiple of the largest stride, not to the whole canvas, in prediction and in "
+            "evaluation, which then takes pictures by shape."
+        ),
     )
     fuse: bool = Field(
         default=True,

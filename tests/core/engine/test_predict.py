@@ -193,6 +193,12 @@ def test_size_that_does_not_suit_the_strides_is_refused(detector: Detector, size
         predict(detector, picture(), image_size=size)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "tpuu"])
+def test_device_that_is_not_there_is_named_with_those_that_are(detector: Detector, device: str) -> None:
+    with pytest.raises(RecipeError, match=rf"device '{device}' cannot be used here: (.|\n)*At hand are: cpu"):
+        predict(detector, picture(), image_size=64, device=device)
+
+
 def test_detector_stays_in_its_mode(detector: Detector) -> None:
     detector.train()
 

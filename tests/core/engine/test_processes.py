@@ -75,6 +75,11 @@ def test_automatic_precision_is_one_the_processor_has() -> None:
     assert found in ("bfloat16", "float32")
 
 
+def test_apples_gpu_computes_in_float32_unless_told_otherwise() -> None:
+    assert precision_of(TrainSettings(), "mps") == "float32"
+    assert precision_of(TrainSettings(precision="float16"), "mps") == "float16"
+
+
 def test_float16_on_a_processor_is_refused() -> None:
     with pytest.raises(RecipeError, match="float16' needs a GPU"):
         precision_of(TrainSettings(precision="float16"), "cpu")

@@ -1,0 +1,78 @@
+"""The verbs that use an artifact: ``val`` and ``predict``."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from detloom.artifacts import save_artifact
+from detloom.assembly import assemble
+from detloom.cli import cli
+from detloom.recipe import load_recipe
+from detloom.scenes import write_scenes
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("artifact") / "untrained.safetensors"
+    recipe = load_recipe("yolov7-tiny", {"data.image_size": 64, "data.workers": 0})
+    names = ("a", "b")
+    save_artifact(path, assemble(recipe, names=names), recipe=recipe, names=names)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(path)
+    return path
+
+
+def test_settings_of_prediction_can_be_set(artifact: Path, picture: Path) -> None:
+    every = ("--set", "predict.score=0", "--set", "predict.max_detections=7", "--set", "predict.overlap=1")
+
+    result = run("predict", artifact, picture, "--json", "--precision", "bfloat16", "--device", "cpu", *every)
+
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)[0]["detections"]) == 7
+
+
+def test_misspelt_setting_of_prediction_is_refused(artifact: Path, picture: Path) -> None:
+    result = run("predict", artifact, picture, "--set", "predict.socre=0.1")
+
+    assert result.exit_code == 2
+    assert "socre" in result.output
+    assert "score" in result.output
+
+
+@pytest.mark.parametrize("verb", [["predict", "picture.png"], ["val", "--data", "somewhere"]])
+@pytest.mark.parametrize("key", ["train.epochs=3", "assigner.use=atss", "backbone.widths=3", "name=x"])
+def test_settings_that_an_artifact_has_settled_are_refused(verb: list[str], key: str) -> None:
+    result = run(verb[0], "none.safetensors", *verb[1:], "--set", key)
+
+    assert result.exit_code == 2
+    assert f"--set {key.partition('=')[0]}: the artifact's network and training are settled" in result.output
+    assert "[data], [predict], [evaluator], [dataset] alone" in result.output
+
+
+def test_unknown_device_is_refused(artifact: Path, picture: Path) -> None:
+    result = run("predict", artifact, picture, "--device", "cuda:99")
+
+    assert result.exit_code == 2
+    assert "device 'cuda:99' cannot be used here" in result.output
+
+
+def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", train=1, val=1)
+
+    result = run("val", artifact, "--data", tmp_path / "scenes")
+
+    assert result.exit_code == 2
+    assert "the detector has 2 (a, b)" in result.output

@@ -41,7 +41,10 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
         from detloom.data.check import check_path
 
         faults = check_path(data, resolved)
-        facts["faults"] = [{"file": fault.file, "where": fault.where, "what": fault.what} for fault in faults]
+        facts["faults"] = [
+            {"file": fault.file, "where": fault.where, "what": fault.what, "is_left_out": fault.is_left_out}
+            for fault in faults
+        ]
     if as_json:
         echo_json(facts)
     else:
@@ -55,8 +58,9 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
     if faults:
         if not as_json:
             _print_faults(faults)
-        raise click.exceptions.Exit(2)
-    if faults is not None and not as_json:
+        if any(fault.is_left_out for fault in faults):
+            raise click.exceptions.Exit(2)
+    elif faults is not None and not as_json:
         click.echo(f"{data}: no faults found")
 
 
@@ -64,7 +68,9 @@ def _print_faults(faults: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(faults)} faults", title_justify="left")
+    from detloom.data.faults import counted_faults
+
+    table = Table(title=counted_faults(faults), title_justify="left")
     for column in ("file", "where", "what"):
         table.add_column(column, overflow="fold")
     for fault in faults:

@@ -15,7 +15,7 @@ from detloom.data.reading import read_picture, stored_and_seen_size
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
-__all__ = ["RecordBuilder", "as_number", "check_pictures", "refuse_faults"]
+__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "refuse_faults"]
 
 TOLERANCE = 1.0
 """Pixels by which a box may reach beyond its picture and be clipped without a word."""
@@ -95,11 +95,11 @@ class RecordBuilder:
             return
         beyond = max(clipped[0] - x0, clipped[1] - y0, x1 - clipped[2], y1 - clipped[3])
         if beyond > TOLERANCE:
-            self._refuse(
-                where,
+            what = (
                 f"the box reaches {beyond:g} pixels beyond the picture of {self.width} x {self.height}: {shown}; "
-                "it is clipped",
+                "it is clipped"
             )
+            self.faults.append(Fault(self.file, where, what, is_left_out=False))
         row = (label, is_crowd, *clipped)
         if row in self._seen:
             self._refuse(where, f"the same box of the same class stands there already: {shown}")
@@ -155,24 +155,37 @@ def check_pictures(annotations: Annotations, *, decode: bool, threads: int = 8) 
 
 
 def refuse_faults(parts: Iterable[Annotations], *, skip_bad: bool) -> int:
-    """Return the number of faults in several splits; without ``skip_bad`` there may be none.
+    """Return how many pictures and boxes of several splits are left out; without ``skip_bad`` there may be none.
+
+    Boxes that were clipped are used, and refused by no one.
 
     Raises:
-        DataError: There are faults; lists the first of them and says what to do.
+        DataError: Some would be left out; lists the first of them and says what to do.
     """
     parts = list(parts)
-    faults = [fault for part in parts for fault in part.faults]
+    faults = [fault for part in parts for fault in part.faults if fault.is_left_out]
     if not faults or skip_bad:
         return len(faults)
     lines = [f"  {_shown(fault)}" for fault in faults[:NUM_SHOWN]]
     if len(faults) > NUM_SHOWN:
         lines.append(f"  ... and {len(faults) - NUM_SHOWN} more")
-    sources = ", ".join(dict.fromkeys(str(part.source) for part in parts if part.faults))
+    sources = ", ".join(
+        dict.fromkeys(str(part.source) for part in parts if any(fault.is_left_out for fault in part.faults))
+    )
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise DataError(
         "\n".join((f"{sources}: {count} in the data:", *lines))
         + "\n  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
     )
+
+
+def counted_faults(faults: Iterable[Fault]) -> str:
+    """Return ``"3 pictures or boxes left out, 2 boxes clipped"``, or nothing where there are no faults."""
+    are_left_out = [fault.is_left_out for fault in faults]
+    left_out, clipped = sum(are_left_out), len(are_left_out) - sum(are_left_out)
+    parts = [f"{left_out} {'picture or box' if left_out == 1 else 'pictures or boxes'} left out"] if left_out else []
+    parts += [f"{clipped} {'box' if clipped == 1 else 'boxes'} clipped"] if clipped else []
+    return ", ".join(parts)
 
 
 def _shown(fault: Fault) -> str:

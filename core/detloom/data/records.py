@@ -20,11 +20,13 @@ class Fault:
         file: The file that holds the mistake.
         where: Annotation id, line number, or object; empty where the file as a whole is meant.
         what: What is wrong, and what was found.
+        is_left_out: Whether the picture or box is not used; a box that was clipped is.
     """
 
     file: str
     where: str
     what: str
+    is_left_out: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

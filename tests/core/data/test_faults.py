@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from detloom.data.faults import RecordBuilder, as_number, check_pictures, refuse_faults
+from detloom.data.faults import RecordBuilder, as_number, check_pictures, counted_faults, refuse_faults
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
@@ -167,3 +167,31 @@ def test_faults_are_counted_when_they_may_be_skipped(painted: Annotations) -> No
 
     assert refuse_faults([faulty, painted], skip_bad=True) == 1
     assert refuse_faults([painted], skip_bad=False) == 0
+
+
+def test_a_clipped_box_is_used_and_refused_by_no_one(painted: Annotations) -> None:
+    record, faults = built((90, 10, 120, 40))
+    clipped = replace(painted, faults=tuple(faults))
+
+    assert record.boxes_N4.tolist() == [[90, 10, 100, 40]]
+    assert [fault.is_left_out for fault in faults] == [False]
+    assert refuse_faults([clipped], skip_bad=False) == 0
+    assert refuse_faults([clipped], skip_bad=True) == 0
+
+
+def test_refused_faults_do_not_name_splits_that_are_only_clipped(painted: Annotations) -> None:
+    clipped = replace(painted, faults=(Fault("a", "", "b", is_left_out=False),), source=Path("clipped"))
+    broken = replace(painted, faults=(Fault("c", "", "d"),), source=Path("broken"))
+
+    with pytest.raises(DataError, match=r"^broken: 1 fault in the data"):
+        refuse_faults([clipped, broken], skip_bad=False)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "clipped", "text"),
+    [(0, 0, ""), (1, 0, "1 picture or box left out"), (3, 2, "3 pictures or boxes left out, 2 boxes clipped")],
+)
+def test_what_is_left_out_and_what_is_clipped_are_counted_apart(left_out: int, clipped: int, text: str) -> None:
+    faults = [Fault("a", "", "b")] * left_out + [Fault("a", "", "b", is_left_out=False)] * clipped
+
+    assert counted_faults(faults) == text

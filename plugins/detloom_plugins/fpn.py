@@ -1,0 +1,79 @@
+"""A small feature pyramid: from the coarsest level down, with one convolution before each output.
+
+References: Lin et al., Feature pyramid networks (2017), section 3; Wang, Bochkovskiy and Liao, Scaled-YOLOv4 (2021),
+section 4.2, for the form of YOLOv4-tiny.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detloom.errors import RecipeError
+from detloom.hookspecs import hookimpl
+from detloom.interfaces import Neck
+from detloom.structures import FeatureSpec
+from detloom_plugins.layers import Activation, ConvBlock
+
+__all__ = ["FpnNeck"]
+
+
+class FpnNeck(Neck):
+    """Coarse levels, narrowed and enlarged, stand beside finer ones. The defaults are those of YOLOv4-tiny.
+
+    Args:
+        inputs: Levels, finest first, each half as fine as the one before.
+        top: Width to which the coarsest level is narrowed.
+        reduced: Width of what each level but the finest hands down, finest receiver first.
+        outputs: Width of each level that is returned, finest first.
+        activation: silu, leaky-relu or relu.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[FeatureSpec],
+        *,
+        top: int = 256,
+        reduced: Sequence[int] = (128,),
+        outputs: Sequence[int] = (256, 512),
+        activation: Activation = "leaky-relu",
+    ) -> None:
+        super().__init__()
+        strides = [spec.stride for spec in inputs]
+        if not strides or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+            raise RecipeError(f"fpn needs levels of which each stride is twice the one before, got {strides}")
+        if len(outputs) != len(strides) or len(reduced) != len(strides) - 1:
+            raise RecipeError(
+                f"for levels of strides {strides} outputs needs {len(strides)} values and reduced {len(strides) - 1}, "
+                f"got {list(outputs)} and {list(reduced)}"
+            )
+        self.top = ConvBlock(inputs[-1].channels, top, activation=activation)
+        # What a level hands down is what its output is made from at the top, and its output below.
+        givers = [*outputs[1:-1], top] if len(strides) > 1 else []
+        self.reduce = nn.ModuleList(
+            ConvBlock(giver, width, activation=activation) for giver, width in zip(givers, reduced, strict=True)
+        )
+        joined = [spec.channels + width for spec, width in zip(inputs[:-1], reduced, strict=True)]
+        self.outputs = nn.ModuleList(
+            ConvBlock(width, out, 3, activation=activation) for width, out in zip([*joined, top], outputs, strict=True)
+        )
+        self.out_specs = tuple(FeatureSpec(width, stride) for width, stride in zip(outputs, strides, strict=True))
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the lead levels."""
+        handed_BCHW = self.top(levels[-1])
+        made = [self.outputs[-1](handed_BCHW)]
+        for index in reversed(range(len(levels) - 1)):
+            enlarged_BCHW = functional.interpolate(self.reduce[index](handed_BCHW), scale_factor=2.0, mode="nearest")
+            handed_BCHW = self.outputs[index](torch.cat((enlarged_BCHW, levels[index]), dim=1))
+            made.insert(0, handed_BCHW)
+        return tuple(made)
+
+
+@hookimpl
+def register_components(register: Callable[[str, type[Any]], None]) -> None:
+    """Offer the neck."""
+    register("fpn", FpnNeck)

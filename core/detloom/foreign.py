@@ -174,5 +174,7 @@ def _is_half(tensor: Tensor) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first of some names, in text that stays short."""
-    shown = [name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in names[:SHOWN]]
+    # A stranger's text may hold what a terminal would obey.
+    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
+    shown = [name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in shown]
     return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

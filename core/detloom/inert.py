@@ -143,7 +143,7 @@ def outside(reference: object) -> Name | StorageRef:
             if any(each is not None for each in view):
                 raise RefusedError("this file was written by a torch before 0.4; save it again with a newer one")
             if name.name not in STORAGES or length < 0:
-                raise RefusedError(f"this file holds a storage of the kind '{name}', which is not read")
+                raise RefusedError(f"this file holds a storage of the kind {str(name)!r}, which is not read")
             return StorageRef(key, STORAGES[name.name], length)
     raise RefusedError("this file refers to something outside that is no storage; it is damaged")
 

@@ -187,8 +187,8 @@ class _Machine:
         named = Name(module[:LONGEST_NAME], name[:LONGEST_NAME])
         if not is_harmless(named):
             raise RefusedError(
-                f"this file names '{named}', which no checkpoint has a use for and a hostile file has; nothing of it "
-                "was executed. Do not load it with anything else"
+                f"this file names {str(named)!r}, which no checkpoint has a use for and a hostile file has; nothing of "
+                "it was executed. Do not load it with anything else"
             )
         self.push(named)
 

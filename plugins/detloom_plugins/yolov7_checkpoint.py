@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detloom.detector import Detector
 from detloom.errors import ArtifactError
-from detloom.foreign import ForeignCheckpoint
+from detloom.foreign import ForeignCheckpoint, listed
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Importer
 from detloom.kinds import Kind
@@ -67,8 +67,10 @@ class Yolov7Importer(Importer):
             names = [names.get(index) for index in range(len(names))]
         if names is None:
             return tuple(str(index) for index in range(count))
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise ArtifactError(f"{checkpoint.path}: the class names in this file are no text")
+        if not isinstance(names, list | tuple) or not all(
+            isinstance(name, str) and name.isprintable() for name in names
+        ):
+            raise ArtifactError(f"{checkpoint.path}: the class names in this file are no printable text")
         if len(names) != count:
             raise ArtifactError(
                 f"{checkpoint.path}: this file has {len(names)} class names for {count} classes; it was put together "
@@ -339,7 +341,7 @@ def _activation(checkpoint: ForeignCheckpoint) -> str | None:
     found = {_activation_name(checkpoint, path) for path in checkpoint.modules if path.endswith(".act")}
     if len(found) > 1 or not found <= set(ACTIVATIONS.values()):
         raise ArtifactError(
-            f"{checkpoint.path}: the layers of this file have the activations {', '.join(sorted(found))}; one for "
+            f"{checkpoint.path}: the layers of this file have the activations {listed(sorted(found))}; one for "
             f"all is taken, among {', '.join(ACTIVATIONS.values())} (with a slope of {SLOPE})"
         )
     return next(iter(found), None)

@@ -252,6 +252,14 @@ def test_a_name_without_use_is_named_in_the_complaint(tmp_path: Path) -> None:
     assert "names 'os.system', which no checkpoint has a use for" in refused(zipped(data), tmp_path)
 
 
+def test_names_in_complaints_give_a_terminal_no_orders(tmp_path: Path) -> None:
+    hostile = called(name("os", "\x1b[2J")) + STOP
+    odd = table((text("\x1b[2J"), number(1))) + STOP
+
+    assert "\x1b" not in refused(zipped(hostile), tmp_path)
+    assert "\x1b" not in refused(zipped(odd), tmp_path)
+
+
 def test_strangers_become_inert() -> None:
     data = name("models.yolo", "Model") + b")\x81" + table((text("nc"), number(3))) + b"b" + STOP
 
@@ -615,7 +623,7 @@ def whole_files() -> tuple[bytes, bytes]:
 
 
 ZIP_FILE, STREAM_FILE = whole_files()
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(data=st.data())

@@ -1,7 +1,7 @@
-"""What can go wrong in a run, and what to change; checked and worded here, raised from the loop."""
+"""What can go wrong in a run and in prediction, and what to change; checked and worded here, raised there."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from detloom.engine.run import Run
 from detloom.engine.settings import TrainSettings
 from detloom.errors import TrainingError
 
-__all__ = ["advice_on_memory", "check_losses", "check_weights"]
+__all__ = ["advice_on_memory", "check_losses", "check_weights", "explained_shortage"]
 
 
 def check_losses(losses: Mapping[str, float], where: str, settings: TrainSettings, run: Run) -> None:
@@ -46,10 +46,25 @@ def check_weights(model: nn.Module, where: str, settings: TrainSettings, run: Ru
 
 @contextmanager
 def advice_on_memory(where: str, device: torch.device, settings: TrainSettings, run: Run) -> Iterator[None]:
-    """Turn a lack of memory into advice.
+    """Turn a lack of memory in training into advice.
 
     Raises:
         TrainingError: Says what to lower.
+    """
+    advice = (
+        f"Lower [train] batch (now {settings.batch}; nominal_batch keeps the steps as large as they are) "
+        "or [data] image_size, or take a smaller model."
+    )
+    with explained_shortage(where, device, lambda: f"{advice}\n  {_kept(run)}"):
+        yield
+
+
+@contextmanager
+def explained_shortage(where: str, device: torch.device, advice: Callable[[], str]) -> Iterator[None]:
+    """Turn a lack of memory into an error that says where, and what to do.
+
+    Raises:
+        TrainingError: Ends with the advice.
     """
     try:
         yield
@@ -57,11 +72,7 @@ def advice_on_memory(where: str, device: torch.device, settings: TrainSettings, 
         if not _is_out_of_memory(error):
             raise
         reason = (str(error) or "no reason given").splitlines()[0]
-        raise TrainingError(
-            f"{where}: the memory of {device} does not suffice: {reason}\n"
-            f"  Lower [train] batch (now {settings.batch}; nominal_batch keeps the steps as large as they are) "
-            f"or [data] image_size, or take a smaller model.\n  {_kept(run)}"
-        ) from error
+        raise TrainingError(f"{where}: the memory of {device} does not suffice: {reason}\n  {advice()}") from error
 
 
 def _kept(run: Run) -> str:

@@ -19,9 +19,10 @@ from detloom.data.letterbox import Letterbox, size_complaint
 from detloom.data.reading import Picture
 from detloom.detector import Detector
 from detloom.durable import write_text
+from detloom.engine.failures import explained_shortage
 from detloom.engine.settings import Precision, PredictSettings
 from detloom.engine.sources import Source, open_sources, windows
-from detloom.errors import DataError, RecipeError, TrainingError, suggest
+from detloom.errors import DataError, RecipeError, suggest
 from detloom.ops.nms import Kept, suppress
 from detloom.pictures import draw, make_directory, write_picture
 from detloom.structures import Detections, HeadMaps
@@ -182,28 +183,26 @@ def detect(
         TrainingError: Memory is short.
     """
     device = next(model.parameters()).device
-    try:
-        with torch.inference_mode():
-            inputs_BCHW = images_BCHW.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
-                maps = model(inputs_BCHW)
-            assert isinstance(maps, HeadMaps)  # noqa: S101 - narrows the type
-            return suppress(
-                model.head.decode(maps.lead),
-                score=score,
-                overlap=overlap,
-                max_detections=max_detections,
-                multi_label=multi_label,
-                agnostic=agnostic,
-                candidates=candidates,
-                classes=classes,
-            )
-    except torch.OutOfMemoryError as error:
-        batch, _, height, width = images_BCHW.shape
-        raise TrainingError(
-            f"memory is short for {batch} pictures of {width} x {height} at once; set predict.batch to "
-            f"{max(batch // 2, 1)}, or data.image_size lower"
-        ) from error
+    batch, _, height, width = images_BCHW.shape
+    advice = f"Lower [predict] batch, for example to {max(batch // 2, 1)}, or [data] image_size."
+    with (
+        explained_shortage(f"{batch} pictures of {height} x {width} at once", device, lambda: advice),
+        torch.inference_mode(),
+    ):
+        inputs_BCHW = images_BCHW.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+            maps = model(inputs_BCHW)
+        assert isinstance(maps, HeadMaps)  # noqa: S101 - narrows the type
+        return suppress(
+            model.head.decode(maps.lead),
+            score=score,
+            overlap=overlap,
+            max_detections=max_detections,
+            multi_label=multi_label,
+            agnostic=agnostic,
+            candidates=candidates,
+            classes=classes,
+        )
 
 
 def detections_of(

@@ -16,7 +16,7 @@ from PIL import Image
 from detloom.detector import Detector
 from detloom.engine.predict import predict, stream, write_predictions
 from detloom.engine.sources import Source
-from detloom.errors import ArtifactError, DataError, RecipeError
+from detloom.errors import ArtifactError, DataError, RecipeError, TrainingError
 from detloom.structures import Detections
 
 Picture = NDArray[np.uint8]
@@ -191,6 +191,22 @@ def test_classes_are_chosen_by_name_or_index(detector: Detector) -> None:
 def test_size_that_does_not_suit_the_strides_is_refused(detector: Detector, size: int | tuple[int, int]) -> None:
     with pytest.raises(RecipeError, match="multiples of its largest stride, 8; the nearest is 64 x"):
         predict(detector, picture(), image_size=size)
+
+
+@pytest.mark.parametrize(
+    "lack", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")]
+)
+def test_lack_of_memory_says_what_to_lower(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, lack: RuntimeError
+) -> None:
+    def fail(*_: object) -> None:
+        raise lack
+
+    monkeypatch.setattr(detector.backbone, "forward", fail)
+    monkeypatch.setattr(detector, "fuse", lambda: detector)
+
+    with pytest.raises(TrainingError, match=r"4 pictures of 64 x 64 at once: .*\n  Lower \[predict\] batch, .* to 2,"):
+        predict(detector, [picture()] * 4, image_size=64)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpuu"])

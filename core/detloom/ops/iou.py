@@ -2,7 +2,7 @@
 
 Boxes are xyxy. The measures are differentiable in both arguments.
 
-Shape letters: N and M boxes of the two sides, X any shape that broadcasts.
+Shape letter: X any shape that broadcasts.
 
 References:
     GIoU: Rezatofighi et al. (2019), algorithm 1. DIoU and CIoU: Zheng et al. (2020), section 3.
@@ -15,18 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["OverlapKind", "overlap", "pairwise_iou"]
+__all__ = ["OverlapKind", "overlap"]
 
 OverlapKind = Literal["iou", "giou", "diou", "ciou", "siou"]
 
 EPSILON = 1e-7
 # SIoU: how sharply a difference of shape is punished; the paper finds values between 2 and 6.
 SHAPE_POWER = 4
-
-
-def pairwise_iou(a_XN4: Tensor, b_XM4: Tensor) -> Tensor:
-    """Return the ``[..., N, M]`` IoU of every ``a`` with every ``b``; 0 where both are empty."""
-    return overlap(a_XN4.unsqueeze(-2), b_XM4.unsqueeze(-3), "iou")
 
 
 def overlap(a_X4: Tensor, b_X4: Tensor, kind: OverlapKind = "iou") -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detloom.ops.boxes import cxcywh_to_xyxy
-from detloom.ops.iou import OverlapKind, overlap, pairwise_iou
+from detloom.ops.iou import OverlapKind, overlap
 
 KINDS: tuple[OverlapKind, ...] = get_args(OverlapKind)
 
@@ -42,7 +42,7 @@ def test_pairwise_overlaps_are_those_published(shared: Callable[[str], Path], se
     a_N4 = cxcywh_to_xyxy(torch.from_numpy(golden["a_cxcywh"]))
     b_N4 = cxcywh_to_xyxy(torch.from_numpy(golden["b_cxcywh"]))
 
-    iou_NM = pairwise_iou(a_N4[:20], b_N4[:30])
+    iou_NM = overlap(a_N4[:20, None], b_N4[None, :30], "iou")
 
     np.testing.assert_allclose(iou_NM, golden["pairwise_first20_by_first30"], atol=1e-6, rtol=0)
 
@@ -51,7 +51,7 @@ def test_half_covered_box_has_a_third() -> None:
     a = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     b = torch.tensor([[5.0, 0.0, 15.0, 10.0]])
 
-    assert pairwise_iou(a, b).item() == pytest.approx(1 / 3)
+    assert overlap(a, b, "iou").item() == pytest.approx(1 / 3)
 
 
 def test_siou_of_squares_side_by_side_is_that_of_the_paper() -> None:
@@ -115,5 +115,5 @@ def test_gradients_are_finite_even_for_degenerate_boxes(kind: OverlapKind, box: 
 def test_empty_boxes_do_not_overlap() -> None:
     point = torch.zeros(1, 4)
 
-    assert pairwise_iou(point, point).item() == 0
-    assert pairwise_iou(point, point[:0]).shape == (1, 0)
+    assert overlap(point, point, "iou").item() == 0
+    assert overlap(point[:, None], point[None, :0], "iou").shape == (1, 0)

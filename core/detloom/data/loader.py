@@ -342,6 +342,6 @@ def _check(
         )
     if batch_size < 1 or (is_training and batch_size % world):
         raise DataError(
-            f"[train] batch_size: {batch_size} pictures cannot be shared evenly among {world} processes; "
+            f"[train] batch: {batch_size} pictures cannot be shared evenly among {world} processes; "
             f"take a multiple of {world}."
         )

@@ -13,7 +13,7 @@ Side = Annotated[int, Field(ge=32, le=8192)]
 class DataSettings(BaseModel):
     """What is read, at which size, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: str = Field(default="train", description="Name of the split to learn from.")
     val: str = Field(default="val", description="Name of the split to measure on.")
@@ -39,7 +39,7 @@ class DataSettings(BaseModel):
 class ExtraTransform(BaseModel):
     """A transform of albumentations by name, with its own settings beside it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     use: str = Field(description="Name of the transform, such as Blur.")
 
@@ -55,7 +55,7 @@ class AugmentSettings(BaseModel):
     The defaults are those published for its smallest model.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mosaic: Probability = Field(default=1.0, description="Share of samples composed of several pictures.")
     mosaic_nine: Probability = Field(default=0.2, description="Share of the mosaics that have nine pictures, not four.")

@@ -104,6 +104,8 @@ class Training:
         # What this process was asked for, and what all of them have agreed on.
         self._attention = Attention()
         self._wants_out = False
+        self._wants_state = False
+        self._saved_at = 0.0
 
     @property
     def averaged(self) -> nn.Module:
@@ -137,6 +139,9 @@ class Training:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{self._run.state}: the state does not fit this run: {error}") from error
         self._run.step = self._position.step
+        if self._position.batch == 0:
+            # The process may have died after the state and before the artifacts.
+            self._save_artifacts()
 
     def train(self) -> None:
         """Train to the end, to a stop that an observer asks for, or to Ctrl-C.
@@ -155,9 +160,8 @@ class Training:
                     self._hooks.run_started(run=run)
                 while self._position.epoch < settings.epochs and not (self._position.is_stopped or self._wants_out):
                     self._epoch()
-                run.status = (
-                    "stopped" if self._position.is_stopped else "interrupted" if self._wants_out else "finished"
-                )
+                is_done = self._position.epoch >= settings.epochs
+                run.status = "stopped" if self._position.is_stopped else "finished" if is_done else "interrupted"
                 self._say_the_end()
             except BaseException as error:
                 run.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -172,7 +176,8 @@ class Training:
         position, settings = self._position, self._settings
         total = len(self._batches)
         started = time.monotonic()
-        saved = started
+        self._saved_at = started
+        self._wants_state = False
         self._view.epoch_started(position.epoch + 1, position.batch, total)
         batches = self._batches.epoch(position.epoch, position.batch)
         while position.batch < total:
@@ -185,15 +190,15 @@ class Training:
             self._run.step = position.step
             self._view.advanced(passes)
             if self._accelerator.num_processes == 1:
-                self._wants_out = self._attention.is_asked
+                self._wants_out, self._wants_state = self._attention.is_asked, self._is_due()
             if position.step % settings.log_every == 0:
                 self._look()
-            if self._wants_out or self._is_due(saved):
+            if self._wants_out or self._wants_state:
                 self._look()
                 if position.batch < total:
                     check_weights(self.averaged, self._where(), self._settings, self._run)
                     self._save_state()
-                saved = time.monotonic()
+                self._saved_at, self._wants_state = time.monotonic(), False
             if self._wants_out and position.batch < total:
                 return
         self._finish_epoch(started)
@@ -241,11 +246,13 @@ class Training:
             return
         sums_L = self._seen
         if self._accelerator.num_processes > 1:
-            # One more entry tells whether any process was asked to stop, so that all stop at one step.
-            asked = sums_L.new_tensor([float(self._attention.is_asked)])
-            sums_L = self._accelerator.reduce(torch.cat((sums_L, asked)), reduction="mean")
+            # Two more entries tell whether any process was asked to stop, or finds it time to save, so that all do
+            # so at one step.
+            wishes = sums_L.new_tensor([float(self._attention.is_asked), float(self._is_due())])
+            sums_L = self._accelerator.reduce(torch.cat((sums_L, wishes)), reduction="mean")
         sums = sums_L.tolist()
         if self._accelerator.num_processes > 1:
+            self._wants_state = sums.pop() > 0
             self._wants_out = sums.pop() > 0
         means = {name: value / self._passes_seen for name, value in zip(self._names, sums, strict=True)}
         check_losses(means, self._where(), self._settings, self._run)
@@ -284,9 +291,11 @@ class Training:
             self._view.epoch_finished(record)
         self._agree()
         is_last = position.epoch == settings.epochs or position.is_stopped or self._wants_out
-        self._save_artifacts()
-        if is_last or position.epoch % settings.save_every == 0:
+        # The state comes first, and a best epoch always has one: on a GPU an epoch that is run again is another one,
+        # and the best artifact would then belong to none that is recorded.
+        if is_last or position.epoch % settings.save_every == 0 or run.best_epoch is run.history[-1]:
             self._save_state()
+        self._save_artifacts()
 
     def _evaluated(self, epoch: int) -> Metrics | None:
         settings = self._settings
@@ -309,7 +318,7 @@ class Training:
 
     def _save_artifacts(self) -> None:
         run = self._run
-        if not self._accelerator.is_main_process:
+        if not (self._accelerator.is_main_process and run.history):
             return
         record, best = run.history[-1], run.best_epoch
         extra = {"epoch": record.epoch, "step": record.step, "metrics": _measured(record.metrics)}
@@ -338,11 +347,9 @@ class Training:
         save_state(self._run.state, state)
         self._run.write_records()
 
-    def _is_due(self, saved: float) -> bool:
+    def _is_due(self) -> bool:
         minutes = self._settings.checkpoint_minutes
-        # Looking brings all processes together, so only a lone one may do it by the clock.
-        is_alone = self._accelerator.num_processes == 1
-        return bool(minutes) and is_alone and time.monotonic() - saved >= minutes * 60
+        return bool(minutes) and time.monotonic() - self._saved_at >= minutes * 60
 
     def _where(self) -> str:
         return f"epoch {self._position.epoch + 1}, step {self._position.step}"

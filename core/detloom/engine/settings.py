@@ -18,7 +18,7 @@ Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR10
 class TrainSettings(BaseModel):
     """How a detector is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(default=300, ge=1, description="Times that every picture of the training split is seen.")
     batch: int = Field(default=16, ge=1, description="Pictures of a forward pass, over all processes together.")
@@ -98,22 +98,32 @@ class TrainSettings(BaseModel):
         default={"AP50": 0.1, "AP": 0.9}, description="What the best artifact has most of: a weight for each metric."
     )
     save_every: int = Field(
-        default=1, ge=1, description="Epochs between saved states, from which a killed run resumes."
+        default=1,
+        ge=1,
+        description="Epochs between saved states, from which a killed run resumes; a new best epoch always has one.",
     )
     checkpoint_minutes: float = Field(
         default=10.0,
         ge=0,
-        description="Minutes after which the state is saved within an epoch too; 0: only at its end.",
+        description=(
+            "Minutes after which the state is saved within an epoch too, where there are several processes at the "
+            "next look at the losses; 0: only at its end."
+        ),
     )
     log_every: int = Field(
-        default=20, ge=1, description="Optimiser steps between looks at the losses; each waits for the device once."
+        default=20,
+        ge=1,
+        description=(
+            "Optimiser steps between looks at the losses; each waits for the device once, and several processes then "
+            "agree whether to stop on Ctrl-C or to save."
+        ),
     )
 
 
 class PredictSettings(BaseModel):
     """How predictions become detections."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     batch: int = Field(default=16, ge=1, description="Pictures of a forward pass, in prediction and in evaluation.")
     score: float = Field(default=0.25, ge=0, le=1, description="Least score of a detection, when predicting.")

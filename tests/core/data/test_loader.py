@@ -211,7 +211,7 @@ def test_sizes_must_fit_the_stride(painted: Annotations) -> None:
 
 
 def test_a_batch_must_be_shared_evenly(painted: Annotations) -> None:
-    with pytest.raises(DataError, match=r"3 pictures cannot be shared evenly among 2 processes; take a multiple of 2"):
+    with pytest.raises(DataError, match=r"\[train\] batch: 3 pictures .* among 2 processes; take a multiple of 2"):
         training(painted, batch_size=3, world=2)
 
 

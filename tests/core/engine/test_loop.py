@@ -1,10 +1,11 @@
 """What the training loop does, and what it says when it cannot go on."""
 
 import errno
+import json
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -287,6 +288,61 @@ def test_other_errors_stay_what_they_are(stand_in: ModuleType, tmp_path: Path) -
 
     with pytest.raises(RuntimeError, match="a bug"):
         training.train()
+
+
+def test_interrupt_in_the_last_step_finds_the_run_finished(stand_in: ModuleType, tmp_path: Path) -> None:
+    training, run = stand_in.begin(tmp_path / "run", observers=[Sender(signal.SIGINT, 10)])
+
+    training.train()
+
+    assert run.step == 10
+    assert run.status == "finished"
+    assert run.message == ""
+
+
+def test_best_artifact_is_of_a_recorded_epoch_though_epochs_do_not_repeat(stand_in: ModuleType, tmp_path: Path) -> None:
+    class PowerCut(Observer):
+        @hookimpl
+        def epoch_finished(self, epoch: int) -> None:
+            if epoch == 4:
+                raise OSError("power cut")
+
+    def evaluation(*values: float) -> Callable[[nn.Module], Metrics]:
+        left = iter(values)
+        return lambda _: Metrics({"AP": next(left)}, {})
+
+    settings = {"epochs": 4, "save_every": 2, "fitness": {"AP": 1.0}}
+    training, _ = stand_in.begin(
+        tmp_path / "run", settings=settings, observers=[PowerCut()], evaluate=evaluation(0.2, 0.1, 0.9, 0.1)
+    )
+    with pytest.raises(OSError, match="power cut"):
+        training.train()
+
+    resumed, run = stand_in.begin(tmp_path / "run", settings=settings, resume=True, evaluate=evaluation(0.1, 0.1))
+    resumed.train()
+
+    assert [record.epoch for record in run.history] == [1, 2, 3, 4]
+    assert json.loads(read_tensors(run.best)[1]["extra"])["metrics"] == run.metrics
+
+
+def test_process_that_died_between_state_and_artifacts_has_them_after_it_resumed(
+    stand_in: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise OSError("power cut")
+
+    precisions = iter([0.2, 0.9, 0.1, 0.1])
+    training, _ = stand_in.begin(
+        tmp_path / "run", observers=[Stopper(2)], evaluate=lambda _: Metrics({"AP": next(precisions), "AP50": 0.0}, {})
+    )
+    with monkeypatch.context() as patches:
+        patches.setattr("detloom.engine.loop.save_artifact", cut)
+        with pytest.raises(OSError, match="power cut"):
+            training.train()
+
+    _, run = stand_in.begin(tmp_path / "run", resume=True)
+
+    assert json.loads(read_tensors(run.best)[1]["extra"])["epoch"] == 1
 
 
 def test_average_that_counts_for_itself_resumes_where_it_was(stand_in: ModuleType, tmp_path: Path) -> None:

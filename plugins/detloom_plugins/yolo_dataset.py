@@ -6,6 +6,7 @@ polygon becomes the box around it. The text file of ``.../images/a.jpg`` is ``..
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ __all__ = ["YoloDataset"]
 
 YAML_SUFFIXES = (".yaml", ".yml")
 BOX_COLUMNS = 5
+# Reading headers waits for the disk.
+THREADS = 8
 LEAST_POLYGON_COLUMNS = 7
 
 
@@ -55,8 +58,10 @@ class YoloDataset(Dataset):
             )
         faults: list[Fault] = []
         builders = []
-        for position, picture in enumerate(pictures, start=1):
-            builder = _builder(picture, position, faults)
+        with ThreadPoolExecutor(THREADS) as pool:
+            sizes = list(pool.map(_size_or_fault, pictures))
+        for position, (picture, size) in enumerate(zip(pictures, sizes, strict=True), start=1):
+            builder = _builder(picture, size, position, faults)
             if builder is not None:
                 _add_rows(builder, len(names), faults)
                 builders.append(builder)
@@ -154,14 +159,19 @@ def _listed(file: Path, base: Path, place: str) -> Iterator[Path]:
         raise DataError(f"{file}: {found} is neither a folder nor a list (.txt) of pictures. Correct the path in it.")
 
 
-def _builder(picture: Path, position: int, faults: list[Fault]) -> RecordBuilder | None:
+def _size_or_fault(picture: Path) -> tuple[int, int] | Fault:
     # Fractions become pixels, so that the size is needed here.
     try:
-        height, width = picture_size(picture)
+        return picture_size(picture)
     except DataError as error:
-        faults.append(Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0]))
+        return Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0])
+
+
+def _builder(picture: Path, size: tuple[int, int] | Fault, position: int, faults: list[Fault]) -> RecordBuilder | None:
+    if isinstance(size, Fault):
+        faults.append(size)
         return None
-    return RecordBuilder(picture, position, height, width, str(label_file(picture)), faults)
+    return RecordBuilder(picture, position, *size, str(label_file(picture)), faults)
 
 
 def _add_rows(builder: RecordBuilder, num_classes: int, faults: list[Fault]) -> None:

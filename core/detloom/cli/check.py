@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, set_option, shown_progress
 
 __all__ = ["command"]
 
@@ -40,7 +40,8 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
     if data is not None:
         from detloom.data.check import check_path
 
-        faults = check_path(data, resolved)
+        with shown_progress(f"reading the pictures of {data}", is_shown=not as_json) as progress:
+            faults = check_path(data, resolved, progress=progress)
         facts["faults"] = [
             {"file": fault.file, "where": fault.where, "what": fault.what, "is_left_out": fault.is_left_out}
             for fault in faults

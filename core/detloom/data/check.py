@@ -1,5 +1,6 @@
 """The data check: every fault of the splits that a recipe would use."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from detloom.data.records import Fault
@@ -10,11 +11,20 @@ from detloom.workshop import workshop
 __all__ = ["check_path"]
 
 
-def check_path(path: str | Path, recipe: Recipe) -> tuple[Fault, ...]:
+def check_path(
+    path: str | Path, recipe: Recipe, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Fault, ...]:
     """Return every fault of a data set, each picture decoded in full.
+
+    Args:
+        path: The data set's folder or file.
+        recipe: Says which splits, and how they are read.
+        progress: Called with the pictures of a split looked at so far, and all of them.
 
     Raises:
         DataError: The data set cannot be read at all.
     """
-    train, val = open_splits(path, recipe.data, recipe.tables.get("dataset"), formats_of(workshop()), decode=True)
+    train, val = open_splits(
+        path, recipe.data, recipe.tables.get("dataset"), formats_of(workshop()), decode=True, progress=progress
+    )
     return (*train.faults, *val.faults)

@@ -4,7 +4,7 @@ Shape letter: N boxes of one image.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,7 +135,13 @@ class RecordBuilder:
         self.faults.append(Fault(self.file, where, what))
 
 
-def check_pictures(annotations: Annotations, *, decode: bool, threads: int = 8) -> Annotations:
+def check_pictures(
+    annotations: Annotations,
+    *,
+    decode: bool,
+    threads: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Annotations:
     """Return the annotations without the pictures that are missing, broken or of another size.
 
     Each of these becomes a fault. Sizes that the format does not state are filled in.
@@ -144,9 +150,14 @@ def check_pictures(annotations: Annotations, *, decode: bool, threads: int = 8) 
         annotations: What a reader returned.
         decode: Decode every picture in full, which finds truncated files too; else read the headers.
         threads: How many pictures are looked at at a time.
+        progress: Called with the pictures looked at so far, and all of them.
     """
     with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(lambda record: _checked(record, decode=decode), annotations.images))
+        results = []
+        for result in pool.map(lambda record: _checked(record, decode=decode), annotations.images):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(annotations.images))
     return replace(
         annotations,
         images=tuple(each for each in results if isinstance(each, ImageRecord)),

@@ -1,6 +1,6 @@
 """From a path to annotations: which format reads it, and what is held out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def open_split(
     formats: Mapping[str, type[Dataset]],
     *,
     decode: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Annotations:
     """Read a split of a data set and check that its pictures are there.
 
@@ -35,12 +36,13 @@ def open_split(
         table: A recipe's ``[dataset]``; without ``use``, the one format that recognises the path reads it.
         formats: Components of the kind dataset, by name.
         decode: Decode every picture in full; else look at the headers.
+        progress: Called with the pictures looked at so far, and all of them.
 
     Raises:
         DataError: There is nothing that a format recognises, or it has no such split.
         RecipeError: The table names no format, or its settings are wrong.
     """
-    return check_pictures(open_dataset(path, table, formats).read(split), decode=decode)
+    return check_pictures(open_dataset(path, table, formats).read(split), decode=decode, progress=progress)
 
 
 def open_splits(
@@ -51,6 +53,7 @@ def open_splits(
     *,
     seed: int = 0,
     decode: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Annotations, Annotations]:
     """Return what to learn from and what to measure on, as the settings say.
 
@@ -58,10 +61,10 @@ def open_splits(
         DataError: The path cannot be read, or the splits have different classes.
         RecipeError: The table names no format, or its settings are wrong.
     """
-    train = open_split(path, data.train, table, formats, decode=decode)
+    train = open_split(path, data.train, table, formats, decode=decode, progress=progress)
     if data.holdout:
         return hold_out(train, data.holdout, seed)
-    val = open_split(path, data.val, table, formats, decode=decode)
+    val = open_split(path, data.val, table, formats, decode=decode, progress=progress)
     if train.names != val.names:
         only = sorted(set(train.names) ^ set(val.names))
         raise DataError(

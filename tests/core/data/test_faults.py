@@ -105,6 +105,15 @@ def test_sound_pictures_pass(painted: Annotations) -> None:
     assert check_pictures(painted, decode=True).faults == ()
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_progress_is_told_after_each_picture(painted: Annotations, *, decode: bool) -> None:
+    told: list[tuple[int, int]] = []
+
+    check_pictures(painted, decode=decode, progress=lambda done, total: told.append((done, total)))
+
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
 def test_missing_broken_and_differing_pictures_are_listed_and_left_out(painted: Annotations, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")

@@ -124,3 +124,11 @@ def test_a_holdout_depends_on_the_seed_alone(painted: Annotations) -> None:
 def test_a_holdout_leaves_something_on_both_sides(painted: Annotations, fraction: float) -> None:
     with pytest.raises(DataError, match="both parts need at least one"):
         hold_out(painted, fraction, 0)
+
+
+def test_progress_of_both_splits_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    open_splits(tmp_path, DataSettings(), None, FORMATS, progress=lambda done, total: told.append((done, total)))
+
+    assert told == [*((done, 6) for done in range(1, 7)), (1, 2), (2, 2)]

@@ -212,7 +212,7 @@ class _TrainingBatches(Dataset[Batch | DetloomError]):
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
-        return max(self.num_images // self.batch_size, 1)
+        return math.ceil(self.num_images / self.batch_size)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch | DetloomError:
         # An error raised in a worker would arrive wrapped in the worker's traceback.
@@ -241,11 +241,11 @@ class _TrainingBatches(Dataset[Batch | DetloomError]):
         return Batch(images_BCHW, targets, tuple(order[place] for place in places))
 
     def order_of(self, epoch: int) -> list[int]:
-        """Return the shuffled pictures; fewer than a batch are repeated until they fill one."""
+        """Return the shuffled pictures, those that come first once more where the last batch is not full."""
         if self._order[0] != epoch:
             order = np.random.default_rng((self.seed, ORDER, epoch)).permutation(self.num_images)
-            repeats = math.ceil(self.batch_size / self.num_images)
-            self._order = (epoch, np.tile(order, repeats).tolist())
+            # All batches have one size, as those of several processes must, and no picture is left out.
+            self._order = (epoch, np.resize(order, len(self) * self.batch_size).tolist())
         return self._order[1]
 
     def size_of(self, epoch: int, position: int) -> tuple[int, int]:

@@ -49,6 +49,17 @@ def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own(painted: Annot
     assert len({tuple(order) for order in orders}) == 3
 
 
+def test_last_batch_is_filled_so_that_no_picture_is_left_out(painted: Annotations) -> None:
+    loader = training(painted, batch_size=4)
+
+    batches = list(loader.epoch(0))
+
+    shown = [index for batch in batches for index in batch.indices]
+    assert len(batches) == len(loader) == 2
+    assert sorted(shown[:6]) == list(range(6))
+    assert shown[6:] == shown[:2]
+
+
 def test_epochs_and_seeds_differ_and_repeat(painted: Annotations) -> None:
     first = next(training(painted, seed=1).epoch(0))
 

@@ -23,7 +23,7 @@ __all__ = ["CLASSES", "Scene", "draw_scene"]
 CLASSES = ("coin", "die", "key", "leaf", "mug")
 
 SHAPES = ((240, 320), (240, 320), (320, 240), (288, 288))  # rows, columns
-FLAT = {"coin": (draw_coin, 0.15), "key": (draw_key, 0.34), "leaf": (draw_leaf, 0.36)}
+FLAT = {"coin": (draw_coin, 0.15), "key": (draw_key, 0.40), "leaf": (draw_leaf, 0.36)}
 SOLID = {"die": (draw_die, 0.105), "mug": (draw_mug, 0.30)}
 SMALLEST_SIDE = 8  # pixels
 SMALLEST_SHARE = 0.35  # of a thing that must be seen, for it to be labelled

@@ -59,7 +59,7 @@ def draw_key(rng: np.random.Generator, side: int) -> Relief:
     """Draw a key: a bow with a hole, a blade with a groove, teeth along one side; the tip to the right."""
     canvas = Canvas(side)
     u_SS, v_SS = canvas.u_SS, canvas.v_SS
-    bow_u, bow = -0.62, rng.uniform(0.27, 0.34)
+    bow_u, bow = -0.60, rng.uniform(0.30, 0.37)
     hole = rng.uniform(0.25, 0.62) * bow
     hole_u = bow_u - (bow - hole) * rng.uniform(0.1, 0.5)
     shape = rng.integers(4)
@@ -77,7 +77,7 @@ def draw_key(rng: np.random.Generator, side: int) -> Relief:
         bow_SS = (np.hypot((u_SS - bow_u) / 0.8, v_SS / 1.15) - bow) * 0.8
     hole_SS = canvas.disc(hole_u, 0, hole)
     tip = rng.uniform(0.82, 0.95)
-    half = rng.uniform(0.07, 0.10)
+    half = rng.uniform(0.085, 0.115)
     blade_SS = np.maximum(
         canvas.box((tip - 0.4) / 2, 0, (tip + 0.4) / 2, half, 0.02), (u_SS - tip) + np.abs(v_SS) * 0.8
     )

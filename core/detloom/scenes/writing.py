@@ -25,7 +25,7 @@ RECORD = "scenes.json"
 def write_scenes(
     folder: Path,
     *,
-    train: int = 400,
+    train: int = 800,
     val: int = 100,
     unseen: int = 8,
     seed: int = 0,
@@ -57,7 +57,7 @@ def write_scenes(
     except OSError as error:
         raise DataError(
             f"{folder}: the pictures cannot be written: {error.strerror or error}.\n"
-            "  Choose a folder that can be written, on a disk with about 20 MB left."
+            "  Choose a folder that can be written, on a disk with about 30 MB left."
         ) from error
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)

@@ -15,6 +15,7 @@ import pytest
 from detloom.catalogue import bundled_rows
 from detloom.cli import VERBS, cli
 from detloom.hookspecs import PluginHooks, RunHooks
+from detloom.kinds import Kind
 from detloom.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,12 @@ def test_every_hook_has_a_heading_with_its_exact_signature(hooks: type) -> None:
         hook.args.args = hook.args.args[1:]  # a reader does not write `self` in a module
         signature = f"{hook.name}({ast.unparse(hook.args)}) -> {ast.unparse(hook.returns)}".replace("'", "")
         assert f"\n#### {signature}\n" in plugins
+
+
+def test_every_kind_has_its_contract_described() -> None:
+    text = (DOCS / "plugins.md").read_text(encoding="utf-8")
+
+    assert [kind for kind in Kind if f"\n| {kind} | " not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

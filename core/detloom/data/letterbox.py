@@ -15,9 +15,29 @@ from torch import Tensor
 
 from detloom.data.reading import Picture
 
-__all__ = ["FILL", "Letterbox", "size_complaint"]
+__all__ = ["FILL", "Letterbox", "scaled", "scaled_size", "size_complaint"]
 
 FILL = 114
+
+
+def scaled_size(size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """Return height and width times a ratio, rounded, and at least a pixel."""
+    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
+def scaled(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Return a picture at a height and width: averaged over areas where it shrinks, else interpolated.
+
+    Training, evaluation and prediction scale pictures with this alone, so that a network sees in use
+    what it has learned from.
+    """
+    height, width = size
+    if picture.shape[:2] == (height, width):
+        return picture
+    # Both sides shrink or grow together, but for a side of few pixels.
+    shrinks = picture.shape[0] * picture.shape[1] > height * width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +79,7 @@ class Letterbox:
         ratio = min(canvas_height / height, canvas_width / width)
         if not enlarge:
             ratio = min(ratio, 1.0)
-        new_height, new_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        new_height, new_width = scaled_size(picture_size, ratio)
         extra_x, extra_y = canvas_width - new_width, canvas_height - new_height
         if stride is not None:
             extra_x, extra_y = extra_x % stride, extra_y % stride
@@ -73,8 +93,7 @@ class Letterbox:
     @property
     def resized(self) -> tuple[int, int]:
         """Return height and width of the picture on the canvas."""
-        height, width = self.picture_size
-        return max(round(height * self.ratio), 1), max(round(width * self.ratio), 1)
+        return scaled_size(self.picture_size, self.ratio)
 
     @property
     def corner(self) -> tuple[int, int]:
@@ -88,28 +107,17 @@ class Letterbox:
         height, width = self.picture_size
         return (self.canvas_size[1] - width * self.ratio) / 2, (self.canvas_size[0] - height * self.ratio) / 2
 
-    def apply(self, picture: Picture, *, antialias: bool = True) -> Picture:
-        """Return the canvas, ``uint8 [H, W, 3]``, with the picture on it.
-
-        Args:
-            picture: Of the size that this was made for, or already resized.
-            antialias: Average over areas where the picture shrinks; else interpolate between pixels.
-        """
+    def apply(self, picture: Picture) -> Picture:
+        """Return the canvas, ``uint8 [H, W, 3]``, with the picture on it, which may be resized already."""
         canvas = np.full((*self.canvas_size, 3), FILL, np.uint8)
-        self.paint_(canvas, picture, antialias=antialias)
+        self.paint_(canvas, picture)
         return canvas
 
-    def paint_(self, canvas: Picture, picture: Picture, *, antialias: bool = True) -> None:
+    def paint_(self, canvas: Picture, picture: Picture) -> None:
         """Put the picture on a canvas that is grey already."""
         height, width = self.resized
-        if picture.shape[:2] != (height, width):
-            shrinks = antialias and self.ratio < 1
-            picture = np.asarray(
-                cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR),
-                np.uint8,
-            )
         left, top = self.corner
-        canvas[top : top + height, left : left + width] = picture
+        canvas[top : top + height, left : left + width] = scaled(picture, (height, width))
 
     def boxes_to_canvas(self, boxes_N4: Tensor) -> Tensor:
         """Map boxes from the picture to the canvas."""

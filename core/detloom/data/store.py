@@ -11,22 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
+from detloom.data.letterbox import Letterbox, scaled
 from detloom.data.reading import Picture, read_picture
 from detloom.data.records import ImageRecord
 
-__all__ = ["PictureStore", "free_memory", "scaled_size"]
+__all__ = ["PictureStore", "free_memory"]
 
 CACHE_SHARE = 0.25
-
-
-def scaled_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a picture scaled to fit a canvas without distortion."""
-    height, width = size
-    ratio = min(canvas[0] / height, canvas[1] / width)
-    return max(round(height * ratio), 1), max(round(width * ratio), 1)
 
 
 class PictureStore:
@@ -47,7 +40,7 @@ class PictureStore:
     ) -> None:
         self.images = images
         self.canvas = canvas
-        self.sizes = [scaled_size((record.height, record.width), canvas) for record in images]
+        self.sizes = [Letterbox.fit((record.height, record.width), canvas).resized for record in images]
         lengths = np.array([height * width * 3 for height, width in self.sizes], np.int64)
         self.num_bytes = int(lengths.sum())
         # Memory is shared with workers by inheritance, which needs a fork.
@@ -71,13 +64,8 @@ class PictureStore:
 
     def _read(self, index: int) -> Picture:
         record = self.images[index]
-        height, width = self.sizes[index]
-        picture = read_picture(record.path, size=(record.height, record.width), reduce_to=max(height, width))
-        if picture.shape[:2] == (height, width):
-            return picture
-        shrinks = picture.shape[0] > height
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), np.uint8)
+        size = self.sizes[index]
+        return scaled(read_picture(record.path, size=(record.height, record.width), reduce_to=max(size)), size)
 
 
 def free_memory() -> int:

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detloom.data.letterbox import FILL, Letterbox
+from detloom.data.records import ImageRecord
+from detloom.data.store import PictureStore
 
 SIDES = st.integers(1, 3000)
 
@@ -36,7 +38,9 @@ def test_every_golden_picture_is_placed_and_painted_the_same(shared: Callable[[s
             stride=row["stride"] if row["auto"] else None,
             enlarge=row["scaleup"],
         )
-        canvas = letterbox.apply(golden_picture(height, width), antialias=False)
+        # The published letterbox interpolates where a picture shrinks, too; see docs/decisions/resampling.md.
+        resized = cv2.resize(golden_picture(height, width), letterbox.resized[::-1], interpolation=cv2.INTER_LINEAR)
+        canvas = letterbox.apply(np.asarray(resized, np.uint8))
 
         assert list(canvas.shape[:2]) == row["result_hw"]
         assert letterbox.ratio == pytest.approx(row["ratio_wh"][0])
@@ -78,6 +82,31 @@ def test_a_picture_never_reaches_beyond_its_canvas(height: int, width: int) -> N
     assert top >= 0
     assert left + new_width <= 320
     assert top + new_height <= 320
+
+
+def test_shrinking_averages_so_that_fine_stripes_become_grey() -> None:
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::4] = 200
+
+    canvas = Letterbox.fit((128, 128), 32).apply(stripes)
+
+    assert (canvas == 50).all()
+
+
+@pytest.mark.parametrize(("size", "image_size"), [((96, 128), 64), ((60, 150), 96), ((40, 30), 64)])
+def test_training_and_evaluation_scale_a_picture_alike(
+    size: tuple[int, int], image_size: int, tmp_path: Path, make_record: Callable[..., ImageRecord]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture[..., ::-1])
+    record = make_record(tmp_path / "a.png", size, [], [])
+    letterbox = Letterbox.fit(size, image_size)
+    left, top = letterbox.corner
+    height, width = letterbox.resized
+
+    trained = PictureStore((record,), (image_size, image_size)).load(0)
+
+    assert (letterbox.apply(picture)[top : top + height, left : left + width] == trained).all()
 
 
 def test_what_is_not_picture_is_grey() -> None:

@@ -43,7 +43,8 @@ class Difference:
         where: Dotted name of a folded module, or of an output.
         precision: ``float64`` or ``float32``.
         absolute: Largest absolute difference.
-        relative: Largest difference over 1 + the original's magnitude.
+        relative: Largest difference over 1 + the original's magnitude: that of the value or, where larger, the root
+            mean square of its tensor, because small sums of large numbers carry the rounding of these.
         tolerance: What ``relative`` may be.
     """
 
@@ -261,7 +262,7 @@ def _differences(
         raise PluginError(f"folding changed the form of {where}: {_forms(ours)} became {_forms(theirs)}")
     for (name, a), (_, b) in zip(ours, theirs, strict=True):
         distance = (a.double() - b.double()).abs()
-        relative = distance / (1 + a.double().abs())
+        relative = distance / (1 + a.double().abs().clamp(min=_root_mean_square(a)))
         yield Difference(name, precision, _largest(distance), _largest(relative), tolerance)
 
 
@@ -286,6 +287,10 @@ def _forms(named: list[tuple[str, Tensor]]) -> str:
 
 def _largest(tensor: Tensor) -> float:
     return float(tensor.max()) if tensor.numel() else 0.0
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 def _badness(difference: Difference) -> float:

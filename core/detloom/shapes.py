@@ -5,7 +5,7 @@ the compiler: seconds, of which a check has none to spare. Their shapes follow f
 answered here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -17,7 +17,6 @@ from torch.utils.flop_counter import flop_registry
 
 __all__ = ["ShapesOnly", "shapes_only"]
 
-_BATCH_NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training"})
 _TO_BOOLEANS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "logical_not"})
 
 
@@ -53,10 +52,9 @@ class ShapesOnly(TorchDispatchMode):
     ) -> Any:
         """Return what an operation makes."""
         del types
-        known = _by_shape(func, args, kwargs or {})
-        if known is not None:
-            return known
-        made = func(*args, **(kwargs or {}))
+        made = _by_shape(func, args, kwargs or {})
+        if made is None:
+            made = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.operations += formula(*args, **(kwargs or {}), out_val=made)
@@ -66,13 +64,13 @@ class ShapesOnly(TorchDispatchMode):
 def _by_shape(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the result of an operation whose shape is that of its inputs, or None."""
     name = func.overloadpacket.__name__
-    if name == "cat" and not kwargs:
-        return _joined(*args)
+    if name in _KNOWN and not kwargs:
+        return _KNOWN[name](*args)
+    if name in ("rand", "randn") and len(args) == 1:
+        return torch.empty(args[0], **kwargs)
     tensors = [each for each in args if isinstance(each, Tensor)]
     if not tensors or kwargs or not all(each.is_meta for each in tensors):
         return None
-    if name in _BATCH_NORMS:
-        return torch.empty_like(tensors[0]), tensors[0].new_empty(0), tensors[0].new_empty(0)
     if torch.Tag.pointwise not in func.tags or len(func._schema.returns) != 1:  # noqa: SLF001 - there is no public way to ask
         return None
     if name.endswith("_"):
@@ -105,3 +103,78 @@ def _without(shape: torch.Size, axis: int) -> list[int]:
     sides = list(shape)
     sides[axis] = 0
     return sides
+
+
+def _convolved(  # noqa: PLR0917 - torch's own signature
+    images: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor | None:
+    del bias, output_padding
+    fits = images.is_meta and kernel.is_meta and images.dtype == kernel.dtype and images.dim() == kernel.dim()
+    # What does not fit is torch's to complain of.
+    if transposed or not fits or images.shape[1] != kernel.shape[1] * groups:
+        return None
+    sides = _window_sides(images.shape[2:], kernel.shape[2:], stride, padding, dilation)
+    return images.new_empty([images.shape[0], kernel.shape[0], *sides]) if min(sides) > 0 else None
+
+
+def _pooled(  # noqa: PLR0917 - torch's own signature
+    images: Tensor,
+    window: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    if not images.is_meta or ceil_mode or not len(window) == len(padding) == len(dilation) == images.dim() - 2 == 2:
+        return None
+    sides = _window_sides(images.shape[2:], window, stride or window, padding, dilation)
+    shape = [*images.shape[:2], *sides]
+    return (images.new_empty(shape), images.new_empty(shape, dtype=torch.int64)) if min(sides) > 0 else None
+
+
+def _enlarged(images: Tensor, size: Sequence[int] | None, *_: object) -> Tensor | None:
+    return None if size is None or not images.is_meta else images.new_empty([*images.shape[:2], *size])
+
+
+def _summed(tensor: Tensor, axes: Sequence[int] | None = None, *rest: object) -> Tensor | None:
+    if not tensor.is_meta or not tensor.is_floating_point() or not axes or rest:
+        return None
+    gone = {axis % tensor.dim() for axis in axes}
+    return tensor.new_empty([side for axis, side in enumerate(tensor.shape) if axis not in gone])
+
+
+def _window_sides(
+    sides: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Return the sides of what a window, moved over maps, leaves."""
+    return [
+        (side + 2 * pad - gap * (width - 1) - 1) // step + 1
+        for side, width, step, pad, gap in zip(sides, window, stride, padding, dilation, strict=True)
+    ]
+
+
+def _normalised(images: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor] | None:
+    return (images.new_empty(images.shape), images.new_empty(0), images.new_empty(0)) if images.is_meta else None
+
+
+_KNOWN: Mapping[str, Callable[..., Any]] = {
+    "cat": _joined,
+    "convolution": _convolved,
+    "max_pool2d_with_indices": _pooled,
+    "native_batch_norm": _normalised,
+    "sum": _summed,
+    "upsample_nearest2d": _enlarged,
+    "_native_batch_norm_legit_no_training": _normalised,
+}

@@ -109,3 +109,30 @@ def test_model_itself_can_be_replaced() -> None:
     replacement = nn.Identity()
 
     assert replace_submodule_(nn.Sequential(nn.ReLU()), "", replacement) is replacement  # type: ignore[comparison-overlap] # another class on purpose
+
+
+def test_small_values_among_large_ones_may_carry_the_rounding_of_these() -> None:
+    class Large(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.tensor([1e4, 0.0])
+
+    class Rounded(ReparamPass):
+        def plan(self, model: nn.Module) -> list[Fold]:
+            return [Fold("", applies=True, reason="")] if isinstance(model, Large) else []
+
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del fold
+            return nn.Sequential(module, Off(1e-3))
+
+    class Off(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.by
+
+    _, report = fold(Large(), [Rounded()], example=torch.ones(1, 2), tolerances={torch.float32: 1e-4})
+
+    (difference,) = report.outputs
+    assert difference.relative == pytest.approx(1e-3 / (1 + 1e4 / 2**0.5), rel=1e-3)

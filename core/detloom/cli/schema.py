@@ -21,5 +21,8 @@ def command(output: Path | None) -> None:
     if output is None:
         echo_json(schema)
     else:
-        output.write_text(json.dumps(schema, indent=2), encoding="utf-8")
+        # Loads torch, which a schema on the terminal does without.
+        from detloom.durable import write_text
+
+        write_text(output, json.dumps(schema, indent=2) + "\n")
         click.echo(f"wrote {output}")

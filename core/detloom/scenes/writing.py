@@ -20,6 +20,7 @@ __all__ = ["write_scenes"]
 # Raised whenever the drawing changes, so that old pictures are never taken for new ones.
 DRAWING = 1
 RECORD = "scenes.json"
+PARTIAL = ".partial"
 
 
 def write_scenes(
@@ -50,7 +51,8 @@ def write_scenes(
     if folder.exists():
         _demand_same(folder, record)
         return folder
-    partial_folder = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    _sweep(folder)
+    partial_folder = folder.parent / f".{folder.name}.{os.getpid()}{PARTIAL}"
     try:
         _write_all(partial_folder, record, report or (lambda _done, _total: None))
         partial_folder.rename(folder)
@@ -62,6 +64,28 @@ def write_scenes(
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write for a folder."""
+    start = f".{folder.name}."
+    for path in folder.parent.glob(f".*{PARTIAL}"):
+        number = path.name.removeprefix(start).removesuffix(PARTIAL)
+        if path.name.startswith(start) and number.isdecimal() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        # Elsewhere asking by a signal would end the process.
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _demand_same(folder: Path, record: dict[str, int]) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -86,6 +87,13 @@ def test_info_lists_settings_with_defaults() -> None:
     facts = json.loads(run("info", "assigner", "atss", "--json").stdout)
 
     assert {"name": "candidates", "type": "int", "required": False, "default": 9} in facts["settings"]
+
+
+def test_schema_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    result = run("schema", "-o", str(tmp_path / "nowhere/schema.json"))
+
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
 
 
 def test_schema_accepts_the_bundled_recipes_and_refuses_a_wrong_setting() -> None:

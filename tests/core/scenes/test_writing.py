@@ -1,6 +1,8 @@
 """The data of the first command: a COCO folder, written whole or not at all."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,19 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
         write_scenes(tmp_path / "a", train=4, val=1, unseen=1, report=interrupt)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_away_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".scenes.{ended.pid}.partial/images").mkdir(parents=True)
+    (tmp_path / f".scenes.{os.getppid()}.partial").mkdir()
+    (tmp_path / f".other.{ended.pid}.partial").mkdir()
+
+    write_scenes(tmp_path / "scenes", train=1, val=1, unseen=0)
+
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"scenes", f".scenes.{os.getppid()}.partial", f".other.{ended.pid}.partial"}
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 Shape letters: B images, C channels, H and W rows and columns.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 
 from detloom.engine.settings import Precision, TrainSettings
@@ -20,6 +22,8 @@ from detloom.errors import PluginError, RecipeError
 __all__ = ["SharedBatchNorm", "numerics", "open_accelerator", "precision_of", "share_statistics"]
 
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# Processes wait for one another while the main one evaluates and writes; torch's ten minutes can be less than that.
+LONGEST_WAIT = timedelta(days=1)
 
 
 def open_accelerator(settings: TrainSettings) -> Accelerator:
@@ -32,9 +36,16 @@ def open_accelerator(settings: TrainSettings) -> Accelerator:
     """
     if AcceleratorState._shared_state:  # noqa: SLF001 - accelerate keeps one precision a process, and offers no other way
         AcceleratorState._reset_state()  # noqa: SLF001 - the same; the process group stays
+    if settings.deterministic:
+        # cuBLAS reads this once, when a GPU is first used, and repeats its sums only with it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device_type = _device_type()
     precision = precision_of(settings, device_type)
-    return Accelerator(cpu=device_type == "cpu", mixed_precision=MIXED[precision])
+    return Accelerator(
+        cpu=device_type == "cpu",
+        mixed_precision=MIXED[precision],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
 
 
 def precision_of(settings: TrainSettings, device_type: str) -> Precision:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from detloom.engine.processes import SharedBatchNorm, numerics, precision_of, share_statistics
+from detloom.engine.processes import SharedBatchNorm, numerics, open_accelerator, precision_of, share_statistics
 from detloom.engine.settings import TrainSettings
 from detloom.errors import PluginError, RecipeError
 
@@ -83,6 +83,22 @@ def test_apples_gpu_computes_in_float32_unless_told_otherwise() -> None:
 def test_float16_on_a_processor_is_refused() -> None:
     with pytest.raises(RecipeError, match="float16' needs a GPU"):
         precision_of(TrainSettings(precision="float16"), "cpu")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_repeatable_products_are_asked_for_before_a_gpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    # Set first, so that what the call sets is undone.
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+    open_accelerator(TrainSettings(deterministic=True))
+
+    assert os.environ[name] == expected
 
 
 def test_repeatable_kernels_are_asked_for_and_given_back() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
+from detloom.data.letterbox import size_complaint
 from detloom.detector import Detector
 from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest
@@ -211,21 +212,11 @@ def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] |
     return int(stated or given or DEFAULT_CLASSES)
 
 
-def _size_complaint(recipe: Recipe, height: int, width: int, stride: int) -> str | None:
-    if height % stride == 0 and width % stride == 0:
-        return None
-    nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
-    return (
-        f"{recipe.where('data')}: image_size is {height} x {width}, but this detector needs multiples of its largest "
-        f"stride, {stride}; the nearest is {nearest[0]} x {nearest[1]}"
-    )
-
-
 def _plain_complaints(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:
     """Yield what is wrong with plain sections in view of the detector."""
-    size = _size_complaint(recipe, height, width, detector.max_stride)
+    size = size_complaint((height, width), detector.max_stride)
     if size:
-        yield size
+        yield f"{recipe.where('data', 'image_size')}: {size}"
     parts = [path for path, _ in detector.named_modules() if path]
     for name in recipe.train.freeze:
         if name not in parts:

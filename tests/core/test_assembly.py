@@ -48,9 +48,9 @@ def test_every_combination_trains(backbone: str, head: str, assigner: str, crite
 
     for _ in range(12):
         losses = detector(images_BCHW, targets)
-        total = torch.stack(list(losses.values())).sum()
+        total: torch.Tensor = sum(losses.values(), torch.zeros(()))
         optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
         totals.append(float(total.detach()))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detloom.data.augment import Augmenter
-from detloom.data.letterbox import FILL, Letterbox
+from detloom.data.letterbox import FILL, Letterbox, size_complaint
 from detloom.data.reading import read_picture
 from detloom.data.records import Annotations, ImageRecord
 from detloom.data.settings import AugmentSettings
@@ -71,10 +71,16 @@ class Batch:
         return replace(self, images_BCHW=self.images_BCHW.pin_memory(), targets=targets)
 
 
-def num_workers(workers: int | Literal["auto"], world: int = 1) -> int:
-    """Return how many processes each of ``world`` training processes should have for its batches."""
+def num_workers(workers: int | Literal["auto"], device: torch.device | str, world: int = 1) -> int:
+    """Return how many processes each of ``world`` training processes should have for its batches.
+
+    Where the network itself runs on the processor it uses every core, and others would slow its
+    threads down far more than they help: they wait for one another at each operation.
+    """
     if workers != "auto":
         return workers
+    if torch.device(device).type == "cpu":
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST_AUTOMATIC_WORKERS, (cores - 1) // world)
 
@@ -334,12 +340,8 @@ def _check(
 ) -> None:
     if not annotations.images:
         raise DataError(f"{annotations.source}: there are no pictures to use. `detloom check` lists what is wrong.")
-    if any(side % stride for side in canvas):
-        near = tuple(max(round(side / stride), 1) * stride for side in canvas)
-        raise DataError(
-            f"[data] image_size: {canvas[0]} x {canvas[1]} is no multiple of the network's largest stride, {stride}; "
-            f"{near[0]} x {near[1]} is the nearest."
-        )
+    if complaint := size_complaint(canvas, stride):
+        raise DataError(f"[data] {complaint}")
     if batch_size < 1 or (is_training and batch_size % world):
         raise DataError(
             f"[train] batch: {batch_size} pictures cannot be shared evenly among {world} processes; "

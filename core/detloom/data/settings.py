@@ -28,7 +28,8 @@ class DataSettings(BaseModel):
     )
     skip_bad: bool = Field(default=False, description="Go on without the faulty pictures and boxes.")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        default="auto", description="Processes that prepare batches; 0 prepares them in the training process."
+        default="auto",
+        description="Processes that prepare batches; 0: training itself; auto: none on a CPU, some with a GPU.",
     )
     cache: Literal["auto", "ram", "off"] = Field(
         default="auto",

@@ -123,7 +123,7 @@ def detect_split(
         image_size=data.image_size if image_size is None else image_size,
         batch_size=batch or settings.batch,
         stride=detector.max_stride,
-        workers=num_workers(data.workers if workers is None else workers),
+        workers=num_workers(data.workers if workers is None else workers, device or next(detector.parameters()).device),
         cache="off",
         rectangular=settings.rectangular,
     )

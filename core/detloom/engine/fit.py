@@ -11,7 +11,7 @@ from torch import nn
 
 from detloom.artifacts import read_artifact, transfer_
 from detloom.assembly import assemble, build
-from detloom.data.faults import refuse_faults
+from detloom.data.faults import counted_faults, refuse_faults
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.data.splits import formats_of, open_splits
@@ -66,7 +66,7 @@ def fit(
     train, val = open_splits(
         data, loaded.data, loaded.tables.get(Kind.DATASET), formats_of(workshop()), seed=settings.seed
     )
-    num_faults = refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
+    refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
     accelerator = open_accelerator(settings)
     followers = (*_observers(loaded), *observers)
     evaluate = _evaluation(loaded, val)
@@ -75,8 +75,8 @@ def fit(
         detector = assemble(loaded, names=train.names)
         loader = _loader(loaded, detector, train, accelerator)
         view = open_view(is_shown=progress and accelerator.is_main_process)
-        if num_faults:
-            view.said(f"{data}: going on without {num_faults} faulty pictures and boxes; `detloom check` lists them")
+        if notice := counted_faults((*train.faults, *val.faults)):
+            view.said(f"{data}: {notice}; `detloom check --data` lists them")
         if not (resume and has_state(out)):
             _start_from(detector, loaded, view)
         prepared = prepare(
@@ -126,7 +126,7 @@ def _loader(recipe: Recipe, detector: Detector, train: Annotations, accelerator:
         stride=detector.max_stride,
         seed=recipe.train.seed,
         epochs=recipe.train.epochs,
-        workers=num_workers(recipe.data.workers, world),
+        workers=num_workers(recipe.data.workers, accelerator.device, world),
         cache=recipe.data.cache,
         rank=accelerator.process_index,
         world=world,

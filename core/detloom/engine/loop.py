@@ -5,7 +5,7 @@ and the global generators are seeded at every step. So a state is weights, avera
 position, and a run that goes on from it repeats the run that was never stopped.
 
 Losses stay on the device and are looked at every ``log_every`` steps, which is the only time that
-the device is waited for within an epoch.
+the device is waited for within an epoch, apart from the sizes that an assigner asks for.
 
 Shape letters: B images, H and W rows and columns, L losses.
 """

@@ -217,7 +217,7 @@ def test_no_pictures_are_refused(painted: Annotations) -> None:
 
 
 def test_sizes_must_fit_the_stride(painted: Annotations) -> None:
-    with pytest.raises(DataError, match=r"100 x 100 is no multiple .* 32; 96 x 96 is the nearest"):
+    with pytest.raises(DataError, match=r"100 x 100, but this detector needs multiples .* 32; the nearest is 96 x 96"):
         training(painted, image_size=100)
 
 
@@ -227,6 +227,7 @@ def test_a_batch_must_be_shared_evenly(painted: Annotations) -> None:
 
 
 def test_a_number_of_workers_is_taken_as_it_is_and_auto_leaves_a_core() -> None:
-    assert num_workers(3) == 3
-    assert 0 <= num_workers("auto") <= 8
-    assert num_workers("auto", world=1000) == 0
+    assert num_workers(3, "cpu") == 3
+    assert num_workers("auto", "cpu") == 0
+    assert 0 <= num_workers("auto", "cuda") <= 8
+    assert num_workers("auto", "cuda", world=1000) == 0

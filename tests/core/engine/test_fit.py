@@ -61,8 +61,12 @@ def written(folder: Path, names: tuple[str, ...]) -> Path:
             images.append({"id": number, "file_name": f"{split}{number}.png", "height": 64, "width": 64})
             boxes.append(
                 {
-                    "id": number + 1, "image_id": number, "category_id": label + 1, "iscrowd": 0,
-                    "bbox": [x, y, width, height], "area": width * height,
+                    "id": number + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    "iscrowd": 0,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
                 }
             )
         categories = [{"id": index, "name": name} for index, name in enumerate(names, 1)]

@@ -167,6 +167,7 @@ class Detector(nn.Module):
         return {**self.__dict__, "_kept": None}
 
     def _losses(self, maps: HeadMaps, targets: Targets) -> dict[str, Tensor]:
+        targets = targets.in_order()
         # Decoding and the losses need float32: half-precision pixels are too coarse for overlaps.
         with torch.autocast(targets.boxes_T4.device.type, enabled=False):
             lead = self.head.decode(maps.lead)

@@ -295,6 +295,18 @@ class Targets:
             image_T=self.image_T.to(device, non_blocking=non_blocking),
         )
 
+    def in_order(self) -> "Targets":
+        """Return the same targets sorted by image, label and box.
+
+        What ties are settled by position is then the same in whatever order an image lists its objects.
+        """
+        order_T = torch.arange(self.num_targets, device=self.boxes_T4.device)
+        for key_T in (*self.boxes_T4.unbind(1), self.labels_T, self.image_T):
+            order_T = order_T[key_T[order_T].argsort(stable=True)]
+        return replace(
+            self, boxes_T4=self.boxes_T4[order_T], labels_T=self.labels_T[order_T], image_T=self.image_T[order_T]
+        )
+
     def padded(self) -> PaddedTargets:
         """Return the targets as a rectangle of ``num_images x most_per_image``."""
         device = self.boxes_T4.device

@@ -10,6 +10,7 @@ from torch import nn
 
 from detloom.assembly import assemble
 from detloom.detector import Detector
+from detloom.structures import Targets
 
 
 @pytest.fixture
@@ -86,3 +87,20 @@ def test_another_device_has_another_copy(detector: Detector) -> None:
 
     assert next(detector.deployed("meta").parameters()).device.type == "meta"
     assert next(detector.deployed().parameters()).device.type == "cpu"
+
+
+def test_losses_do_not_depend_on_the_order_in_which_an_image_lists_its_objects() -> None:
+    torch.manual_seed(0)
+    detector = assemble("yolov7-tiny", num_classes=3).eval()
+    images_BCHW = torch.rand(2, 3, 64, 64)
+    # Equal boxes, of one class and of two, make ties that position settles.
+    boxes = [torch.tensor([[8.0, 8, 40, 40], [8, 8, 40, 40], [8, 8, 40, 40], [20, 30, 60, 62]]), torch.zeros(0, 4)]
+    labels = [torch.tensor([2, 0, 0, 1]), torch.zeros(0)]
+    order = torch.tensor([3, 1, 0, 2])
+
+    straight = detector(images_BCHW, Targets.from_lists(boxes, labels, (64, 64)))
+    shuffled = detector(
+        images_BCHW, Targets.from_lists([boxes[0][order], boxes[1]], [labels[0][order], labels[1]], (64, 64))
+    )
+
+    assert all(torch.equal(loss, shuffled[name]) for name, loss in straight.items())

@@ -139,7 +139,8 @@ def test_wide_images_scale_x_by_the_width(loss_case: Callable[[str], Any], seed:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(objects(), min_size=1, max_size=5, unique=True), st.randoms(use_true_random=False))
+# Equal boxes tie, and position settles ties; the detector gives targets in an order of its own.
+@given(st.lists(objects(), min_size=1, max_size=5, unique_by=lambda each: each[1:]), st.randoms(use_true_random=False))
 def test_order_of_targets_does_not_matter(image: list[tuple[float, ...]], random: Any) -> None:
     order = list(range(len(image)))
     random.shuffle(order)

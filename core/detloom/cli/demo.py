@@ -44,7 +44,6 @@ def command(out: Path, overrides: dict[str, Any], *, as_json: bool) -> None:
     picture = directory / "unseen.png"
     write_picture(picture, grid([draw(pixels, detections, enlarge_to=480) for pixels, detections in found], columns=4))
     metrics = run.metrics or {}
-    following = f"detloom train yolov7-tiny --data {data} --set data.image_size=320 --set train.epochs=30"
     if as_json:
         echo_json(
             {
@@ -63,5 +62,5 @@ def command(out: Path, overrides: dict[str, Any], *, as_json: bool) -> None:
         f"picture of {len(found)} pictures it has not seen: {picture}\n"
         f"artifact: {run.best}\n"
         f"next, with pictures of your own: detloom predict {run.best} PICTURES -o found\n"
-        f"or the real YOLOv7-tiny: {following}"
+        "or YOLOv7-tiny itself, on data of your own: detloom train yolov7-tiny-small-data --data DATA"
     )

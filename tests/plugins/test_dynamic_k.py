@@ -139,18 +139,17 @@ def test_wide_images_scale_x_by_the_width(loss_case: Callable[[str], Any], seed:
 
 
 @settings(deadline=None, max_examples=30)
-# Equal boxes tie, and position settles ties; the detector gives targets in an order of its own.
-@given(st.lists(objects(), min_size=1, max_size=5, unique_by=lambda each: each[1:]), st.randoms(use_true_random=False))
+# Costs can tie, for boxes that no prediction overlaps, say, and position settles ties; so the detector gives
+# targets in an order of its own, as here.
+@given(st.lists(objects(), min_size=1, max_size=5, unique=True), st.randoms(use_true_random=False))
 def test_order_of_targets_does_not_matter(image: list[tuple[float, ...]], random: Any) -> None:
-    order = list(range(len(image)))
-    random.shuffle(order)
+    shuffled = random.sample(image, len(image))
     given_predictions = predictions(1)
-    assigner = Yolov7Assigner()
 
-    straight = assigner.assign(given_predictions, targets([image]))
-    shuffled = assigner.assign(given_predictions, targets([[image[i] for i in order]]))
+    straight = Yolov7Assigner().assign(given_predictions, targets([image]).in_order())
+    other = Yolov7Assigner().assign(given_predictions, targets([shuffled]).in_order())
 
-    assert rows(straight) == sorted((b, p, order[t]) for b, p, t in rows(shuffled))
+    assert rows(straight) == rows(other)
 
 
 def test_images_do_not_see_each_other() -> None:

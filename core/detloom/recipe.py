@@ -43,6 +43,8 @@ OBSERVERS = "observers"
 SUMMARY = "summary"
 SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER))
 SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
+# What TOML's arrays, tables and quoted texts begin with.
+OPENINGS = tuple("[{\"'")
 # Read by the assembler, not by the head, which is given the count.
 ASSEMBLER_SETTINGS = {Kind.HEAD: {"num_classes": int}}
 
@@ -157,7 +159,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return key and value of ``key=value``; the value is TOML, or else plain text.
 
     Raises:
-        RecipeError: There is no ``=``, or no key.
+        RecipeError: There is no ``=``, or no key, or an array, table or quoted text is broken.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -165,8 +167,15 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise RecipeError(f"{OVERRIDE} {text}: write key=value, as in {OVERRIDE} assigner.use=atss")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value.strip()
+    except tomllib.TOMLDecodeError as error:
+        value = value.strip()
+        # Text needs no quotes, but what begins as TOML is meant as TOML.
+        if value[:1] in OPENINGS:
+            raise RecipeError(
+                f"{OVERRIDE} {text}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in "
+                f"{OVERRIDE} 'data.image_size=[640, 640]'?"
+            ) from error
+        return key, value
 
 
 def _read(source: str | Path, shop: Workshop) -> Recipe:

@@ -136,6 +136,12 @@ def test_override_without_equals_says_how_to_write_it() -> None:
         parse_override("train.epochs")
 
 
+@pytest.mark.parametrize("value", ["[64,64", "{a=1", '"text', "'text"])
+def test_override_that_begins_as_toml_must_be_toml(value: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--set data.image_size=.* is not valid TOML: "):
+        parse_override(f"data.image_size={value}")
+
+
 def test_names_and_structure_are_checked_without_torch() -> None:
     code = (
         "import sys, detloom\n"

@@ -2,6 +2,10 @@
 
 from enum import StrEnum
 
+import pytest
+
+from detloom.data.settings import DataSettings
+from detloom.engine.settings import TrainSettings
 from detloom.settings import settings_model, validated
 
 
@@ -61,3 +65,30 @@ def test_what_the_assembler_supplies_is_no_setting() -> None:
     _, complaints = validated(settings_model(Component), {"needed": 1, "inputs": 2}, "x")
 
     assert "no setting is called 'inputs'" in complaints[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"cache": "disk"}, "'cache' is \"disk\": input should be 'auto', 'ram' or 'off'"),
+        ({"workers": -1}, "'workers' is -1: it must be a whole number of at least 0, or 'auto'"),
+    ],
+)
+def test_setting_of_several_forms_has_one_complaint_that_names_them(table: dict[str, object], expected: str) -> None:
+    _, complaints = validated(DataSettings, table, "x")
+
+    assert complaints == [f"x: {expected}"]
+
+
+def test_limits_of_numbers_in_an_array_are_named() -> None:
+    _, (complaint,) = validated(DataSettings, {"image_size": [64, "big"]}, "x")
+
+    limits = "a whole number of at least 32 and at most 8192"
+    assert complaint == f"x: 'image_size' is [64, \"big\"]: it must be {limits}, or an array of 2, each {limits}"
+
+
+def test_unknown_key_of_a_table_is_suggested() -> None:
+    _, complaints = validated(TrainSettings, {"fitness": {"AP51": 1.0}}, "x")
+
+    assert len(complaints) == 1
+    assert complaints[0].startswith("x: 'fitness' has no 'AP51'. Did you mean 'AP75'? Known: AP, AP50, AP75,")

@@ -4,7 +4,7 @@ Shape letters: see ``structures``.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from detloom.engine.settings import Precision
+from detloom.errors import DataError
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.results import check_assignment, check_losses
 from detloom.structures import Assignment, Detections, FeatureSpec, HeadMaps, Predictions, Role, Targets
 
 if TYPE_CHECKING:
+    from detloom.engine.sources import Source
     from detloom.recipe import Recipe
 
 __all__ = ["Detector"]
@@ -147,11 +150,65 @@ class Detector(nn.Module):
             self._kept = _Deployed.of(self, wanted)
         return self._kept.twin
 
-    def predict(self, sources: Any, **settings: Any) -> list[Detections]:
-        """Return what is found in pictures; see ``engine.predict.predict`` for sources and settings."""
-        from detloom.engine.predict import predict
+    def predict(
+        self,
+        sources: "Source | Sequence[Source]",
+        *,
+        score: float | None = None,
+        overlap: float | None = None,
+        max_detections: int | None = None,
+        classes: Sequence[str | int] | None = None,
+        agnostic: bool | None = None,
+        batch: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        precision: Precision = "float32",
+        device: torch.device | str | None = None,
+        on_bad: Callable[[DataError], None] | None = None,
+    ) -> list[Detections]:
+        """Return what is found in pictures, in their order; what is None is as the recipe says.
 
-        return predict(self, sources, **settings)
+            for found in detector.predict(["a.jpg", "b.jpg"], score=0.4, classes=["coin"]):
+                print(found.source, found.boxes_N4.tolist())
+
+        The deployed form is run, where the recipe's ``[predict] fuse`` does not say otherwise.
+
+        Args:
+            sources: Picture or video files, folders, patterns with ``*``, RGB arrays ``uint8 [H, W, 3]``,
+                pillow images; one or several.
+            score: Least score of a detection, from 0 to 1.
+            overlap: IoU from which the lesser of two boxes is dropped, from 0 to 1.
+            max_detections: Most detections of a picture.
+            classes: Names or indices of the classes to look for; None looks for all.
+            agnostic: Let boxes of different classes suppress one another.
+            batch: Pictures of a forward pass.
+            image_size: Side of the canvas that pictures are fitted on, or its height and width; multiples of
+                ``max_stride``.
+            precision: Of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+            device: Where to compute, as ``"cuda"``; None stays where the detector is.
+            on_bad: Called with each file that cannot be read, which is then left out; without it, all
+                such files are named in one error at the end.
+
+        Raises:
+            DataError: A source is not there or cannot be read.
+            RecipeError: A setting is out of its range, or a class or device is unknown.
+        """
+        from detloom.engine.predict import stream
+
+        found = stream(
+            self,
+            sources,
+            score=score,
+            overlap=overlap,
+            max_detections=max_detections,
+            classes=classes,
+            agnostic=agnostic,
+            batch=batch,
+            image_size=image_size,
+            precision=precision,
+            device=device,
+            on_bad=on_bad,
+        )
+        return [detections for _, detections in found]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Detector":
         # The recipe is shared: it does not change, and study copies would carry it many times.

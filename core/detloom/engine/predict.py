@@ -5,7 +5,7 @@ Shape letters: see ``structures``.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from detloom.data.letterbox import Letterbox, size_complaint
 from detloom.data.reading import Picture
+from detloom.data.settings import DataSettings
 from detloom.detector import Detector
 from detloom.durable import write_text
 from detloom.engine.failures import explained_shortage
@@ -25,65 +26,13 @@ from detloom.engine.sources import Source, open_sources, windows
 from detloom.errors import DataError, RecipeError, suggest
 from detloom.ops.nms import Kept, suppress
 from detloom.pictures import draw, make_directory, write_picture
+from detloom.settings import validated
 from detloom.structures import Detections, HeadMaps
 
-__all__ = ["detect", "detections_json", "detections_of", "predict", "ready", "stream", "write_predictions"]
+__all__ = ["detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LABEL_SIDE = 640
-
-
-def predict(
-    detector: Detector,
-    sources: Source | Sequence[Source],
-    *,
-    score: float | None = None,
-    overlap: float | None = None,
-    max_detections: int | None = None,
-    classes: Sequence[str | int] | None = None,
-    agnostic: bool | None = None,
-    batch: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    precision: Precision = "float32",
-    device: torch.device | str | None = None,
-    on_bad: Callable[[DataError], None] | None = None,
-) -> list[Detections]:
-    """Return what is found in pictures, in their order; settings that are None are the recipe's.
-
-    Args:
-        detector: What looks.
-        sources: Picture or video files, folders, patterns with ``*``, RGB arrays ``uint8 [H, W, 3]``,
-            pillow images; one or several.
-        score: Least score of a detection.
-        overlap: IoU from which the lesser of two boxes is dropped.
-        max_detections: Most detections of a picture.
-        classes: Names or indices of the classes to look for; None looks for all.
-        agnostic: Let boxes of different classes suppress one another.
-        batch: Pictures of a forward pass.
-        image_size: Side of the canvas that pictures are fitted on, or its height and width.
-        precision: Of the forward pass.
-        device: Where to compute; None stays where the detector is.
-        on_bad: Called with each file that cannot be read, which is then left out; without it, all
-            such files are named in one error at the end.
-
-    Raises:
-        DataError: A source is not there or cannot be read.
-    """
-    found = stream(
-        detector,
-        sources,
-        score=score,
-        overlap=overlap,
-        max_detections=max_detections,
-        classes=classes,
-        agnostic=agnostic,
-        batch=batch,
-        image_size=image_size,
-        precision=precision,
-        device=device,
-        on_bad=on_bad,
-    )
-    return [detections for _, detections in found]
 
 
 def stream(
@@ -103,19 +52,27 @@ def stream(
 ) -> Iterator[tuple[Picture, Detections]]:
     """Yield each picture with what is found in it; holds a batch in memory, not a whole video.
 
-    The arguments are those of ``predict``.
+    The arguments are those of ``Detector.predict``.
     """
-    settings = PredictSettings() if detector.recipe is None else detector.recipe.predict
-    if image_size is None:
-        image_size = 640 if detector.recipe is None else detector.recipe.data.image_size
+    settings, canvas_size = _settings(
+        detector,
+        {
+            "score": score,
+            "overlap": overlap,
+            "max_detections": max_detections,
+            "agnostic": agnostic,
+            "batch": batch,
+        },
+        image_size,
+    )
+    if precision not in DTYPES:
+        raise RecipeError(f"predict: 'precision' is {precision!r}; it must be one of {', '.join(DTYPES)}")
     stride = detector.max_stride
-    if complaint := size_complaint(image_size, stride):
-        raise RecipeError(f"predict: {complaint}")
     indices = _class_indices(classes, detector.names)
     bad: list[DataError] = []
     frames = open_sources(sources)
     with ready(detector, fuse=settings.fuse, device=device, keep=True) as model:
-        for window in windows(frames, batch or settings.batch):
+        for window in windows(frames, settings.batch):
             pictures, names = [], []
             for frame in window:
                 if isinstance(frame.picture, DataError):
@@ -124,7 +81,7 @@ def stream(
                     pictures.append(frame.picture)
                     names.append(frame.source)
             letterboxes = [
-                Letterbox.fit(each.shape[:2], image_size, stride=stride if settings.rectangular else None)
+                Letterbox.fit(each.shape[:2], canvas_size, stride=stride if settings.rectangular else None)
                 for each in pictures
             ]
             found: dict[int, Detections] = {}
@@ -133,10 +90,10 @@ def stream(
                 kept = detect(
                     model,
                     torch.from_numpy(canvas_BHWC).permute(0, 3, 1, 2),
-                    score=settings.score if score is None else score,
-                    overlap=settings.overlap if overlap is None else overlap,
-                    max_detections=settings.max_detections if max_detections is None else max_detections,
-                    agnostic=settings.agnostic if agnostic is None else agnostic,
+                    score=settings.score,
+                    overlap=settings.overlap,
+                    max_detections=settings.max_detections,
+                    agnostic=settings.agnostic,
                     candidates=settings.candidates,
                     classes=indices,
                     precision=precision,
@@ -344,6 +301,23 @@ def _file_name(source: str | None, index: int, taken: set[str]) -> str:
     return name
 
 
+def _settings(
+    detector: Detector, given: Mapping[str, object], image_size: int | tuple[int, int] | None
+) -> tuple[PredictSettings, int | tuple[int, int]]:
+    """Return the settings and the canvas: what is given, else what the recipe says, held to the same limits."""
+    own = PredictSettings() if detector.recipe is None else detector.recipe.predict
+    data = DataSettings() if detector.recipe is None else detector.recipe.data
+    wanted = {name: value for name, value in given.items() if value is not None}
+    canvas = {} if image_size is None else {"image_size": image_size}
+    settings, complaints = validated(PredictSettings, {**own.model_dump(), **wanted}, "predict")
+    sized, others = validated(DataSettings, {**data.model_dump(), **canvas}, "predict")
+    if not isinstance(settings, PredictSettings) or not isinstance(sized, DataSettings):
+        raise RecipeError("\n".join((*complaints, *others)))
+    if complaint := size_complaint(sized.image_size, detector.max_stride):
+        raise RecipeError(f"predict: {complaint}")
+    return settings, sized.image_size
+
+
 def _by_canvas(letterboxes: Sequence[Letterbox]) -> list[list[int]]:
     """Return the positions of pictures that fit in one tensor."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -355,6 +329,8 @@ def _by_canvas(letterboxes: Sequence[Letterbox]) -> list[list[int]]:
 def _class_indices(classes: Sequence[str | int] | None, names: tuple[str, ...]) -> list[int] | None:
     if classes is None:
         return None
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise RecipeError(f"predict: 'classes' is {classes!r}; give a list of names or indices, as in [{classes!r}]")
     indices = []
     for each in classes:
         if isinstance(each, int) and 0 <= each < len(names):

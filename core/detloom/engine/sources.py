@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from PIL.ImageOps import exif_transpose
+from torch import Tensor
 
 from detloom.data.reading import SUFFIXES, Picture, read_picture
 from detloom.errors import DataError
@@ -52,6 +53,9 @@ def open_sources(sources: Source | Sequence[Source]) -> Iterator[Frame]:
         DataError: Something named is not there, or is nothing of these.
     """
     given = [sources] if isinstance(sources, str | Path | np.ndarray | Image.Image) else sources
+    # A tensor is a sequence of its rows, and bytes one of numbers: neither is several sources.
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | Tensor):
+        raise DataError(_unaccepted(given))
     items: list[Path | Picture] = []
     complaints = []
     for source in given:
@@ -60,7 +64,8 @@ def open_sources(sources: Source | Sequence[Source]) -> Iterator[Frame]:
         except DataError as error:
             complaints.append(str(error))
     if complaints:
-        raise DataError("\n".join(complaints))
+        # A list of a thousand tensors needs to be told but once.
+        raise DataError("\n".join(dict.fromkeys(complaints)))
     if not items:
         raise DataError("predict: no sources are given; name files, folders, patterns, or give arrays")
     return _frames(items)
@@ -79,10 +84,7 @@ def _expanded(source: object) -> list[Path | Picture]:
     if isinstance(source, Image.Image):
         return [np.asarray(exif_transpose(source).convert("RGB"), np.uint8)]
     if not isinstance(source, str | Path):
-        raise DataError(
-            f"predict: a source is a {type(source).__name__}; it must be a path, an RGB array uint8 [H, W, 3], "
-            "or a pillow image"
-        )
+        raise DataError(_unaccepted(source))
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
@@ -103,6 +105,19 @@ def _expanded(source: object) -> list[Path | Picture]:
             f"{path}: there is no such file, folder, or picture that fits the pattern. Look for a mistake in the path."
         )
     return list(found)
+
+
+def _unaccepted(source: object) -> str:
+    text = (
+        f"predict: a source is of type {type(source).__name__}; accepted are paths, RGB arrays uint8 [H, W, 3], "
+        "pillow images, and lists of them"
+    )
+    if isinstance(source, Tensor):
+        text += (
+            "\n  A tensor [3, H, W] of values from 0 to 1 becomes one by "
+            "(tensor * 255).round().byte().permute(1, 2, 0).cpu().numpy(); a batch, picture by picture."
+        )
+    return text
 
 
 def _checked_array(array: object) -> Picture:

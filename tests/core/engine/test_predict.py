@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detloom.detector import Detector
-from detloom.engine.predict import predict, stream, write_predictions
+from detloom.engine.predict import stream, write_predictions
 from detloom.engine.sources import Source
 from detloom.errors import ArtifactError, DataError, RecipeError, TrainingError
 from detloom.structures import Detections
@@ -26,6 +26,10 @@ Picture = NDArray[np.uint8]
 def detector(colours: ModuleType) -> Detector:
     made: Detector = colours.colour_detector()
     return made
+
+
+def predict(detector: Detector, sources: Any, **settings: Any) -> list[Detections]:
+    return detector.predict(sources, **settings)
 
 
 def picture(
@@ -172,8 +176,51 @@ def test_array_of_another_form_is_described(detector: Detector, array: Any) -> N
 def test_no_source_and_no_path_are_errors(detector: Detector) -> None:
     with pytest.raises(DataError, match="no sources are given"):
         predict(detector, [])
-    with pytest.raises(DataError, match="a source is a int"):
-        predict(detector, [3])  # type: ignore[list-item]  # the mistake at hand
+
+
+@pytest.mark.parametrize("source", [3, None, b"a.jpg", [3], [[3]], {1: "a.jpg"}])
+def test_source_of_another_type_is_told_once_with_what_is_accepted(detector: Detector, source: object) -> None:
+    with pytest.raises(DataError, match=r"^predict: a source is of type \w+; accepted are paths, RGB arrays .*$"):
+        predict(detector, source)
+
+
+@pytest.mark.parametrize("source", [torch.zeros(20, 64, 64), [torch.zeros(3, 64, 64)] * 5])
+def test_tensor_is_told_once_how_it_becomes_a_picture(detector: Detector, source: object) -> None:
+    with pytest.raises(DataError, match="of type Tensor") as caught:
+        predict(detector, source)
+
+    assert str(caught.value).count("of type Tensor") == 1
+    assert "(tensor * 255).round().byte().permute(1, 2, 0).cpu().numpy()" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": 2}, "'score' is 2: input should be less than or equal to 1"),
+        ({"score": "x"}, "'score' is \"x\": input should be a valid number"),
+        ({"score": -1}, "'score' is -1: input should be greater"),
+        ({"overlap": 1.5}, "'overlap' is 1.5"),
+        ({"max_detections": 0}, "'max_detections' is 0"),
+        ({"batch": 0}, "'batch' is 0"),
+        ({"agnostic": "x"}, "'agnostic' is \"x\""),
+        ({"image_size": (64,)}, r"'image_size' is \[64\]: it must be a whole number .*, or an array of 2"),
+        ({"image_size": 10**9}, "'image_size' is 1000000000: it must be a whole number of at least 32 and at most"),
+        ({"precision": "int8"}, "'precision' is 'int8'; it must be one of float32, bfloat16, float16"),
+        ({"classes": "red"}, r"'classes' is 'red'; give a list of names or indices, as in \['red'\]"),
+        ({"classes": 1}, r"'classes' is 1; give a list"),
+    ],
+)
+def test_setting_out_of_its_range_is_refused_as_in_a_recipe(
+    detector: Detector, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"^predict: {message}[^\n]*$"):
+        predict(detector, picture(), **settings)
+
+
+def test_numbers_of_numpy_are_numbers(detector: Detector) -> None:
+    (found,) = predict(detector, picture((2, 3)), image_size=np.int64(64), score=np.float32(0.5))
+
+    assert boxes(found) == [[24, 16, 32, 24]]
 
 
 def test_classes_are_chosen_by_name_or_index(detector: Detector) -> None:
@@ -187,7 +234,7 @@ def test_classes_are_chosen_by_name_or_index(detector: Detector) -> None:
         predict(detector, both, classes=[2])
 
 
-@pytest.mark.parametrize("size", [65, (64, 0)])
+@pytest.mark.parametrize("size", [65, (64, 65)])
 def test_size_that_does_not_suit_the_strides_is_refused(detector: Detector, size: int | tuple[int, int]) -> None:
     with pytest.raises(RecipeError, match="multiples of its largest stride, 8; the nearest is 64 x"):
         predict(detector, picture(), image_size=size)

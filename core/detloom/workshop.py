@@ -101,8 +101,12 @@ class Workshop:
         return tuple(sorted((*self._bundled, *third), key=lambda row: (row.kind, row.name, row.plugin)))
 
     def names(self, kind: str) -> tuple[str, ...]:
-        """Return the names known for a kind: from catalogues, and from plugins loaded so far."""
-        listed = {row.name for row in self.rows() if row.kind == kind}
+        """Return the names known for a kind: from catalogues, and from plugins loaded so far.
+
+        Those of plugins that were left out are not among them.
+        """
+        usable = (rows for point, rows in self._read_catalogues().items() if point not in self._faults)
+        listed = {row.name for rows in (self._bundled, *usable) for row in rows if row.kind == kind}
         return tuple(sorted(listed | {name for of, name in self._offers if of == kind}))
 
     def component(self, kind: Kind, name: str, *, where: str = "") -> type[Any]:
@@ -274,12 +278,20 @@ class Workshop:
         return self._catalogues
 
     def _unknown(self, kind: str, name: str) -> str:
-        known = self.names(kind)
-        lines = [
-            f"no {kind} is called '{name}'.{suggest(name, known)}",
-            f"  known {kind}s: {', '.join(known)}     `detloom list {kind}` describes them.",
-        ]
-        lines += [f"  {fault}" for fault in self._faults.values()]
+        known = [each for each in self.names(kind) if each != name]
+        owner = next((point for point, rows in self._read_catalogues().items() if _lists(rows, kind, name)), "")
+        faults = dict(self._faults)
+        if owner in faults:
+            first = f"the {kind} '{name}' cannot be used: {faults.pop(owner)}"
+        elif owner:
+            first = (
+                f"the catalogue of the plugin '{owner}' lists the {kind} '{name}', but no hook of it registers that; "
+                "registry.toml and `register_components` must agree"
+            )
+        else:
+            first = f"no {kind} is called '{name}'.{suggest(name, known)}"
+        lines = [first, f"  known {kind}s: {', '.join(known)}     `detloom list {kind}` describes them."]
+        lines += [f"  {fault}" for fault in faults.values()]
         off = [point.name for point in self._entry_points if point.name in self._disabled]
         if off:
             lines.append(f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}")
@@ -333,6 +345,10 @@ def _third_party_rows(point: EntryPoint) -> tuple[Row, ...]:
 
 def _distribution(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
+
+
+def _lists(rows: Iterable[Row], kind: str, name: str) -> bool:
+    return any((row.kind, row.name) == (kind, name) for row in rows)
 
 
 def _known_hooks() -> set[str]:

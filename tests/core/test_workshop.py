@@ -166,15 +166,46 @@ def test_disabled_plugin_is_not_imported_and_the_message_says_so(write: Write, m
     assert "plugin_off" not in sys.modules
 
 
+def write_listed(folder: Path, name: str, code: str) -> EntryPoint:
+    """Write a package with a catalogue that lists the assigner ``mine``."""
+    package = folder / name
+    package.mkdir()
+    (package / "__init__.py").write_text(dedent(code), encoding="utf-8")
+    (package / "registry.toml").write_text(
+        f'[assigner.mine]\nmodule = "{name}"\nsummary = "Mine"\nreference = "none"\n', encoding="utf-8"
+    )
+    return EntryPoint(name, name, "detloom.plugins")
+
+
+@pytest.mark.usefixtures("write")
+def test_name_of_a_plugin_that_was_left_out_gets_the_reason_first(tmp_path: Path) -> None:
+    point = write_listed(tmp_path, "plugin_listed_broken", "raise ValueError('no licence')")
+    shop = Workshop(rows=(), installed=[point], disabled=())
+
+    with pytest.raises(RecipeError) as caught:
+        shop.component(Kind.ASSIGNER, "mine")
+
+    first, known = str(caught.value).splitlines()
+    assert first.startswith("the assigner 'mine' cannot be used: plugin 'plugin_listed_broken' ")
+    assert first.endswith("was left out: ValueError: no licence")
+    assert "mine" not in known
+    assert shop.complaint(Kind.ASSIGNER, "mine") == str(caught.value)
+
+
+@pytest.mark.usefixtures("write")
+def test_name_that_a_catalogue_lists_and_no_hook_registers_is_told_so(tmp_path: Path) -> None:
+    point = write_listed(tmp_path, "plugin_listed_other", ASSIGNER.format(name="other"))
+    shop = Workshop(rows=(), installed=[point], disabled=())
+
+    with pytest.raises(RecipeError, match=r"the plugin 'plugin_listed_other' lists the assigner 'mine', but") as caught:
+        shop.component(Kind.ASSIGNER, "mine")
+
+    assert "Did you mean" not in str(caught.value)
+
+
 @pytest.mark.usefixtures("write")
 def test_catalogue_of_a_third_party_is_listed_without_importing_it(tmp_path: Path) -> None:
-    package = tmp_path / "plugin_listed"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise SystemError('imported')", encoding="utf-8")
-    (package / "registry.toml").write_text(
-        '[assigner.mine]\nmodule = "plugin_listed"\nsummary = "Mine"\nreference = "none"\n', encoding="utf-8"
-    )
-    point = EntryPoint("plugin_listed", "plugin_listed", "detloom.plugins")
+    point = write_listed(tmp_path, "plugin_listed", "raise SystemError('imported')")
 
     rows = Workshop(rows=(), installed=[point], disabled=()).rows()
 

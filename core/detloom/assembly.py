@@ -12,13 +12,15 @@ from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
 from detloom.data.letterbox import size_complaint
+from detloom.data.settings import AugmentSettings
 from detloom.detector import Detector
 from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
-from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe
+from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, resolve_recipe
 from detloom.reparam import fold
+from detloom.settings import validated
 from detloom.shapes import ShapesOnly, shapes_only
 from detloom.workshop import Workshop, workshop
 
@@ -26,6 +28,8 @@ __all__ = ["DEFAULT_CLASSES", "CheckReport", "assemble", "build", "check"]
 
 DEFAULT_CLASSES = 80
 """Classes of a detector whose recipe and data say nothing: COCO's."""
+
+BUILT_LATER = "Whether the parts fit together, freeze and the size of pictures are checked when this is mended."
 
 REQUIRED = (Kind.BACKBONE, Kind.HEAD, Kind.ASSIGNER, Kind.CRITERION)
 
@@ -53,7 +57,9 @@ def assemble(
     recipe = load_recipe(source, overrides, shop=shop)
     count = _class_count(recipe, num_classes, names)
     slots = _Slots(recipe, shop or workshop())
-    slots.check((*REQUIRED, Kind.NECK))
+    complaints = slots.complaints((*REQUIRED, Kind.NECK))
+    if complaints:
+        raise RecipeError("\n".join(complaints))
     backbone: Backbone = slots.build(Kind.BACKBONE)
     specs = backbone.out_specs
     neck: Neck | None = None
@@ -126,14 +132,17 @@ def check(
         RecipeError: All mistakes together.
     """
     shop = shop or workshop()
-    recipe = load_recipe(source, overrides, shop=shop)
+    recipe, complaints = resolve_recipe(source, overrides, shop)
+    complaints += (*_Slots(recipe, shop).complaints(SINGLE_KINDS), *_plain_complaints(recipe))
+    if complaints:
+        # A name is looked up with the structure and again with its settings.
+        raise RecipeError("\n".join((*dict.fromkeys(complaints), BUILT_LATER)))
     with shapes_only() as counter:
-        _Slots(recipe, shop).check(SINGLE_KINDS)
         detector = assemble(without_initial_weights(recipe, shop), num_classes=num_classes, shop=shop)
         size = recipe.data.image_size
         height, width = (size, size) if isinstance(size, int) else size
         image_BCHW = torch.zeros(1, 3, height, width)
-        complaints = list(_plain_complaints(recipe, detector, height, width))
+        complaints = list(_complaints_of_built(recipe, detector, height, width))
         if complaints:
             raise RecipeError("\n".join(complaints))
         # The training form is counted with its auxiliary branches, but without batch statistics.
@@ -162,12 +171,8 @@ class _Slots:
         # Swapping one component leaves the initial weights of the others as they were.
         self._seed = int(torch.randint(2**31, (), device="cpu")) if torch.get_default_device().type != "meta" else 0
 
-    def check(self, kinds: Sequence[Kind]) -> None:
-        """Complain of the settings of several slots together, before any of them is built.
-
-        Raises:
-            RecipeError: A slot is missing, or a setting is wrong.
-        """
+    def complaints(self, kinds: Sequence[Kind]) -> list[str]:
+        """Return what is missing, or wrong with the settings of slots, before any of them is built."""
         recipe, shop = self._recipe, self._shop
         complaints = [
             f"{recipe.name}: a detector needs a {kind}; add [{kind}] with `use`, one of: {', '.join(shop.names(kind))}"
@@ -175,15 +180,15 @@ class _Slots:
             if kind not in recipe.tables
         ]
         for kind in kinds:
-            if kind in recipe.tables:
+            if isinstance(recipe.tables.get(kind), Mapping):
                 complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
         for each in self._passes():
             complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
-        for name, table in recipe.tables.get(OBSERVERS, {}).items():
+        for name, table in _table(recipe, OBSERVERS).items():
             where = partial(recipe.where, f"{OBSERVERS}.{name}")
-            complaints += settings_complaints(Kind.OBSERVER, {**table, USE: name}, where, shop)
-        if complaints:
-            raise RecipeError("\n".join(complaints))
+            settings = table if isinstance(table, Mapping) else {}
+            complaints += settings_complaints(Kind.OBSERVER, {**settings, USE: name}, where, shop)
+        return complaints
 
     def build(self, kind: Kind, *args: Any) -> Any:
         """Build the component of a slot."""
@@ -197,8 +202,15 @@ class _Slots:
         return tuple(build(Kind.REPARAM, each, where=where, shop=self._shop) for each in self._passes())
 
     def _passes(self) -> list[Mapping[str, Any]]:
-        passes = self._recipe.tables.get(Kind.REPARAM, {}).get(PASSES, [])
-        return [{USE: each} if isinstance(each, str) else each for each in passes]
+        passes = _table(self._recipe, Kind.REPARAM).get(PASSES, [])
+        named = [{USE: each} if isinstance(each, str) else each for each in passes if isinstance(passes, list)]
+        return [each for each in named if isinstance(each, Mapping)]
+
+
+def _table(recipe: Recipe, section: str) -> Mapping[str, Any]:
+    """Return a section; what is no table is complained of with the structure."""
+    table = recipe.tables.get(section, {})
+    return table if isinstance(table, Mapping) else {}
 
 
 def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] | None) -> int:
@@ -212,7 +224,30 @@ def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] |
     return int(stated or given or DEFAULT_CLASSES)
 
 
-def _plain_complaints(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:
+def _plain_complaints(recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong with settings that other libraries know, in sections that are right otherwise."""
+    train, _ = validated(TrainSettings, _table(recipe, "train"), "")
+    plain = TrainSettings()
+    if isinstance(train, TrainSettings) and (train.optimizer, train.schedule) != (plain.optimizer, plain.schedule):
+        # The defaults are known to be right, and asking timm takes a second.
+        from detloom.engine.optimise import Schedule, build_optimizer
+
+        for ask in (partial(build_optimizer, torch.nn.Linear(2, 2)), partial(Schedule, batches_per_epoch=1)):
+            try:
+                ask(train)
+            except RecipeError as error:
+                yield f"{recipe.name} {error}"
+    augment, _ = validated(AugmentSettings, _table(recipe, "augment"), "")
+    if isinstance(augment, AugmentSettings) and augment.extra:
+        from detloom.data.extra import ExtraTransforms
+
+        try:
+            ExtraTransforms(augment.extra, augment.min_side)
+        except RecipeError as error:
+            yield str(error)
+
+
+def _complaints_of_built(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:
     """Yield what is wrong with plain sections in view of the detector."""
     size = size_complaint((height, width), detector.max_stride)
     if size:
@@ -225,23 +260,6 @@ def _plain_complaints(recipe: Recipe, detector: Detector, height: int, width: in
                 f"{recipe.where('train', 'freeze')}: 'freeze': the model has no part '{name}'.{suggest(name, parts)}\n"
                 f"  parts: {children}"
             )
-    plain = TrainSettings()
-    if recipe.train.optimizer != plain.optimizer or recipe.train.schedule != plain.schedule:
-        # The defaults are known to be right, and asking timm takes a second.
-        from detloom.engine.optimise import Schedule, build_optimizer
-
-        for ask in (partial(build_optimizer, detector), partial(Schedule, batches_per_epoch=1)):
-            try:
-                ask(recipe.train)
-            except RecipeError as error:
-                yield f"{recipe.name} {error}"
-    if recipe.augment.extra:
-        from detloom.data.extra import ExtraTransforms
-
-        try:
-            ExtraTransforms(recipe.augment.extra, recipe.augment.min_side)
-        except RecipeError as error:
-            yield str(error)
 
 
 def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:

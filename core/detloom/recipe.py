@@ -24,7 +24,7 @@ from detloom.kinds import Kind
 from detloom.settings import validated
 from detloom.workshop import Workshop, workshop
 
-__all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override"]
+__all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override", "resolve_recipe"]
 
 OVERRIDE = "--set"
 """The origin of a value that an override set."""
@@ -145,14 +145,24 @@ def load_recipe(
     Raises:
         RecipeError: All mistakes together, each with its file and table.
     """
-    shop = shop or workshop()
-    recipe = source if isinstance(source, Recipe) else _read(source, shop)
-    if overrides:
-        recipe = recipe.with_overrides(overrides)
-    complaints = _complaints(recipe, shop)
+    recipe, complaints = resolve_recipe(source, overrides, shop or workshop())
     if complaints:
         raise RecipeError("\n".join(complaints))
     return recipe
+
+
+def resolve_recipe(
+    source: str | Path | Recipe, overrides: Mapping[str, Any] | None, shop: Workshop
+) -> tuple[Recipe, list[str]]:
+    """Return a resolved recipe, and every complaint about its names and structure.
+
+    Raises:
+        RecipeError: A file is missing or is no TOML, or an override cannot be written in it.
+    """
+    recipe = source if isinstance(source, Recipe) else _read(source, shop)
+    if overrides:
+        recipe = recipe.with_overrides(overrides)
+    return recipe, _complaints(recipe, shop)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -328,8 +338,8 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         elif section == Kind.REPARAM:
             found += _pass_complaints(table, shop, where)
         elif section == OBSERVERS:
-            wrong = [shop.complaint(Kind.OBSERVER, name) for name in table]
-            found += [f"{where}: {complaint}" for complaint in wrong if complaint]
+            wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in table}
+            found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
                 f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
                 for name, value in table.items()

@@ -106,6 +106,39 @@ def test_check_finds_what_only_training_would_meet(overrides: dict[str, object],
     assert expected in str(caught.value)
 
 
+def test_mistakes_of_every_section_come_together_and_once() -> None:
+    overrides: dict[str, object] = {
+        "assigner.use": "atts",
+        "criterion.bxo": 1,
+        "ema.decai": 0.9,
+        "train.optimizer": "sdg",
+        "augment.extra": [{"use": "Blurr"}],
+        "data.holdout": 2,
+        "observers.csw.path": "a",
+        "observers.csv": 3,
+        "reparam.passes": ["fuse-bm", 3],
+    }
+
+    with pytest.raises(RecipeError) as caught:
+        check("yolov7-tiny", overrides)
+
+    message = str(caught.value)
+    wrong = (
+        "'atts'",
+        "'bxo'",
+        "'decai'",
+        "no 'sdg'",
+        "'Blurr'",
+        "'holdout' is 2",
+        "'csw'",
+        "'csv' must",
+        "'fuse-bm'",
+        "3 names",
+    )
+    assert [message.count(each) for each in wrong] == [1] * len(wrong)
+    assert message.endswith("freeze and the size of pictures are checked when this is mended.")
+
+
 def test_missing_slot_says_what_to_add(tmp_path: Path) -> None:
     path = tmp_path / "empty.toml"
     path.write_text("[data]\nimage_size = 64\n", encoding="utf-8")

@@ -14,9 +14,11 @@ import pytest
 
 from detloom.catalogue import bundled_rows
 from detloom.cli import VERBS, cli
+from detloom.data.reading import SUFFIXES
 from detloom.hookspecs import PluginHooks, RunHooks
 from detloom.kinds import Kind
 from detloom.recipe import load_recipe
+from detloom.structures import Detections
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -160,6 +162,18 @@ def test_the_readme_and_the_script_run_the_same_commands() -> None:
 
 
 @pytest.mark.slow
+def test_every_ending_of_a_picture_is_named_in_one_place() -> None:
+    text = " ".join((DOCS / "data.md").read_text(encoding="utf-8").split())
+    *others, last = (f"`{suffix}`" for suffix in sorted(SUFFIXES))
+
+    assert f"{', '.join(others)} or {last}" in text
+
+
+@pytest.mark.parametrize("method", [name for name in vars(Detections) if name.startswith("to_")])
+def test_every_form_of_detections_is_in_the_tutorial(method: str) -> None:
+    assert f"`found.{method}(" in (DOCS / "tutorial.md").read_text(encoding="utf-8")
+
+
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

@@ -55,4 +55,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What this module imports for itself is nobody's to use.
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

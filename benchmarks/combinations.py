@@ -12,9 +12,8 @@ import torch
 
 from detloom.assembly import assemble
 from detloom.data.loader import Loader
-from detloom.data.splits import formats_of, open_splits
+from detloom.data.splits import open_splits
 from detloom.recipe import load_recipe
-from detloom.workshop import workshop
 
 SIDE, BATCH = 192, 4
 BACKBONES = {"elan": {}, "timm resnet18": {"backbone.use": "timm", "backbone.model": "resnet18"}}
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     recipe = load_recipe("yolov7-tiny-small-data", {"data.image_size": SIDE, "data.workers": 0})
-    train, _ = open_splits(arguments.data, recipe.data, recipe.tables.get("dataset"), formats_of(workshop()))
+    train, _ = open_splits(arguments.data, recipe.data, recipe.tables.get("dataset"))
     loader = Loader(train, image_size=SIDE, batch_size=BATCH, augment=recipe.augment)
     print(f"{'backbone':14} {'head':10} {'assigner':9} {'criterion':10} {'first':>8} {'last':>8}")
     for backbone, head, assigner, criterion in product(BACKBONES, HEADS, ASSIGNERS, CRITERIA):

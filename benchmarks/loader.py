@@ -24,8 +24,7 @@ from detloom.data import augment
 from detloom.data.loader import Loader
 from detloom.data.records import Annotations
 from detloom.data.settings import AugmentSettings
-from detloom.data.splits import formats_of, open_split
-from detloom.workshop import workshop
+from detloom.data.splits import open_split
 
 BATCH = 16
 ROUNDS = 3
@@ -42,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    annotations = open_split(options.path, options.split, None, formats_of(workshop()))
+    annotations = open_split(options.path, options.split, None)
     rows = []
     for size in options.sizes:
         rows.append({"what": "plain baseline", "size": size, **measure_plain(annotations, size, options.batches)})

@@ -47,15 +47,14 @@ def command(
     refuse_fixed_settings(overrides)
     from detloom.artifacts import load_artifact
     from detloom.data.faults import refuse_faults
-    from detloom.data.splits import formats_of, open_split
+    from detloom.data.splits import open_split
     from detloom.engine.evaluate import evaluate
     from detloom.recipe import load_recipe
-    from detloom.workshop import workshop
 
     detector = load_artifact(artifact)
     assert detector.recipe is not None  # noqa: S101 - an artifact has one
     recipe = load_recipe(detector.recipe, overrides)
-    annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"), formats_of(workshop()))
+    annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"))
     num_faults = refuse_faults((annotations,), skip_bad=skip_bad or recipe.data.skip_bad)
     with shown_progress(f"evaluating {len(annotations.images)} pictures", is_shown=not as_json) as progress:
         metrics = evaluate(

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detloom.data.records import Fault
-from detloom.data.splits import formats_of, open_splits
+from detloom.data.splits import open_splits
 from detloom.recipe import Recipe
-from detloom.workshop import workshop
 
 __all__ = ["check_path"]
 
@@ -24,7 +23,5 @@ def check_path(
     Raises:
         DataError: The data set cannot be read at all.
     """
-    train, val = open_splits(
-        path, recipe.data, recipe.tables.get("dataset"), formats_of(workshop()), decode=True, progress=progress
-    )
+    train, val = open_splits(path, recipe.data, recipe.tables.get("dataset"), decode=True, progress=progress)
     return (*train.faults, *val.faults)

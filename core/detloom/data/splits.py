@@ -7,26 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from detloom.building import build
 from detloom.data.faults import check_pictures
 from detloom.data.records import Annotations, ImageRecord
 from detloom.data.settings import DataSettings
-from detloom.errors import DataError, RecipeError, suggest
+from detloom.errors import DataError
 from detloom.interfaces import Dataset
-from detloom.settings import settings_model, validated
+from detloom.kinds import Kind
+from detloom.recipe import USE
+from detloom.workshop import Workshop, workshop
 
-__all__ = ["formats_of", "hold_out", "open_dataset", "open_split", "open_splits"]
+__all__ = ["hold_out", "open_dataset", "open_split", "open_splits"]
 
-USE = "use"
+ARTIFACT = ".safetensors"
+NEAREST_PARENTS = 3
+"""Folders above a path among which its data set is looked for, for a message."""
 
 
 def open_split(
     path: str | Path,
     split: str,
-    table: Mapping[str, Any] | None,
-    formats: Mapping[str, type[Dataset]],
+    table: Mapping[str, Any] | None = None,
     *,
     decode: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    shop: Workshop | None = None,
 ) -> Annotations:
     """Read a split of a data set and check that its pictures are there.
 
@@ -34,26 +39,26 @@ def open_split(
         path: The data set's folder or file.
         split: Name of the split.
         table: A recipe's ``[dataset]``; without ``use``, the one format that recognises the path reads it.
-        formats: Components of the kind dataset, by name.
         decode: Decode every picture in full; else look at the headers.
         progress: Called with the pictures looked at so far, and all of them.
+        shop: Where formats are looked up; the environment's workshop when not given.
 
     Raises:
         DataError: There is nothing that a format recognises, or it has no such split.
         RecipeError: The table names no format, or its settings are wrong.
     """
-    return check_pictures(open_dataset(path, table, formats).read(split), decode=decode, progress=progress)
+    return check_pictures(open_dataset(path, table, shop=shop).read(split), decode=decode, progress=progress)
 
 
 def open_splits(
     path: str | Path,
     data: DataSettings,
-    table: Mapping[str, Any] | None,
-    formats: Mapping[str, type[Dataset]],
+    table: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     decode: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    shop: Workshop | None = None,
 ) -> tuple[Annotations, Annotations]:
     """Return what to learn from and what to measure on, as the settings say.
 
@@ -61,10 +66,10 @@ def open_splits(
         DataError: The path cannot be read, or the splits have different classes.
         RecipeError: The table names no format, or its settings are wrong.
     """
-    train = open_split(path, data.train, table, formats, decode=decode, progress=progress)
+    train = open_split(path, data.train, table, decode=decode, progress=progress, shop=shop)
     if data.holdout:
         return hold_out(train, data.holdout, seed)
-    val = open_split(path, data.val, table, formats, decode=decode, progress=progress)
+    val = open_split(path, data.val, table, decode=decode, progress=progress, shop=shop)
     if train.names != val.names:
         only = sorted(set(train.names) ^ set(val.names))
         raise DataError(
@@ -94,51 +99,42 @@ def hold_out(annotations: Annotations, fraction: float, seed: int) -> tuple[Anno
     return replace(annotations, images=kept), replace(annotations, images=_chosen(images, held), faults=())
 
 
-def open_dataset(path: str | Path, table: Mapping[str, Any] | None, formats: Mapping[str, type[Dataset]]) -> Dataset:
+def open_dataset(path: str | Path, table: Mapping[str, Any] | None = None, *, shop: Workshop | None = None) -> Dataset:
     """Return the reader of a path.
 
     Raises:
         DataError: The path does not exist, or none or several formats recognise it.
         RecipeError: The table names no format, or its settings are wrong.
     """
-    path = Path(path)
+    path, shop = Path(path), shop or workshop()
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder. Give the folder or file of a data set.")
     settings = dict(table or {})
-    name = settings.pop(USE, None)
-    if name is None:
-        name = _recognised(path, formats)
-    elif name not in formats:
-        raise RecipeError(
-            f"[dataset]: no dataset is called '{name}'.{suggest(str(name), formats)}\n"
-            f"  known datasets: {', '.join(sorted(formats))}."
-        )
-    cls = formats[name]
-    checked, complaints = validated(settings_model(cls), settings, "[dataset]")
-    if checked is None:
-        raise RecipeError("\n".join(complaints))
-    # The contract of datasets: a path, then settings by keyword.
-    make: Any = cls
-    dataset: Dataset = make(path, **{name: getattr(checked, name) for name in checked.model_fields_set})
+    if USE not in settings:
+        settings[USE] = _recognised(path, shop)
+    dataset: Dataset = build(Kind.DATASET, settings, path, shop=shop)
     return dataset
 
 
-def formats_of(shop: Any) -> dict[str, type[Dataset]]:
-    """Return every dataset component of a workshop, by name."""
-    from detloom.kinds import Kind
-
-    return {name: shop.component(Kind.DATASET, name) for name in shop.names(Kind.DATASET)}
-
-
-def _recognised(path: Path, formats: Mapping[str, type[Dataset]]) -> str:
-    found = sorted(name for name, cls in formats.items() if cls.recognises(path))
+def _recognised(path: Path, shop: Workshop) -> str:
+    found = _formats_of(path, shop)
     if len(found) == 1:
         return found[0]
-    remedy = f"Say which: use = NAME in [dataset], one of {', '.join(sorted(formats))}."
+    remedy = f"Say which: use = NAME in [dataset], one of {', '.join(shop.names(Kind.DATASET))}."
     if found:
         raise DataError(f"{path}: looks like {' and like '.join(found)}. {remedy}")
+    if path.suffix == ARTIFACT:
+        raise DataError(f"{path}: this is an artifact, which holds no pictures. Give the folder or file of a data set.")
+    for parent in path.absolute().parents[:NEAREST_PARENTS]:
+        if _formats_of(parent, shop):
+            where = next((each for each in path.parents if each.absolute() == parent), parent)
+            raise DataError(f"{path}: this is a part of a data set, not the whole. Did you mean {where}?")
     content = ", ".join(sorted(each.name for each in path.iterdir())[:8]) if path.is_dir() else "a file"
     raise DataError(f"{path}: no dataset format recognises this ({content or 'an empty folder'}). {remedy}")
+
+
+def _formats_of(path: Path, shop: Workshop) -> list[str]:
+    return [name for name in shop.names(Kind.DATASET) if shop.component(Kind.DATASET, name).recognises(path)]
 
 
 def _chosen(images: Sequence[ImageRecord], indices: set[int]) -> tuple[ImageRecord, ...]:

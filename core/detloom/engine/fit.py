@@ -14,7 +14,7 @@ from detloom.assembly import assemble, build
 from detloom.data.faults import counted_faults, refuse_faults
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
-from detloom.data.splits import formats_of, open_splits
+from detloom.data.splits import open_splits
 from detloom.detector import Detector
 from detloom.engine.loop import Training
 from detloom.engine.preparation import prepare
@@ -24,7 +24,6 @@ from detloom.engine.run import Run, check_directory, has_state, open_run, read_r
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, USE, Recipe, load_recipe
-from detloom.workshop import workshop
 
 __all__ = ["fit", "resume"]
 
@@ -63,9 +62,7 @@ def fit(
     loaded = load_recipe(recipe, overrides)
     settings = loaded.train
     check_directory(out, resume=resume)
-    train, val = open_splits(
-        data, loaded.data, loaded.tables.get(Kind.DATASET), formats_of(workshop()), seed=settings.seed
-    )
+    train, val = open_splits(data, loaded.data, loaded.tables.get(Kind.DATASET), seed=settings.seed)
     refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
     accelerator = open_accelerator(settings)
     followers = (*_observers(loaded), *observers)

@@ -1,6 +1,5 @@
 """Which format reads a path, and what is held out."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ from detloom.data.settings import DataSettings
 from detloom.data.splits import hold_out, open_dataset, open_split, open_splits
 from detloom.errors import DataError, RecipeError
 from detloom.interfaces import Dataset
+from detloom.workshop import Workshop
 
 
 class Painted(Dataset):
@@ -39,7 +39,14 @@ class Other(Painted):
         return path.is_file()
 
 
-FORMATS: Mapping[str, type[Dataset]] = {"painted": Painted, "other": Other}
+def workshop_of(**formats: type[Dataset]) -> Workshop:
+    shop = Workshop(rows=(), installed=(), disabled=())
+    for name, cls in formats.items():
+        shop.offer(name, cls)
+    return shop
+
+
+SHOP = workshop_of(painted=Painted, other=Other)
 
 
 @pytest.fixture(autouse=True)
@@ -48,19 +55,19 @@ def content(painted: Annotations) -> None:
 
 
 def test_the_format_that_recognises_the_path_reads_it(tmp_path: Path) -> None:
-    assert isinstance(open_dataset(tmp_path, None, FORMATS), Painted)
-    assert len(open_split(tmp_path, "val", None, FORMATS).images) == 2
+    assert isinstance(open_dataset(tmp_path, None, shop=SHOP), Painted)
+    assert len(open_split(tmp_path, "val", None, shop=SHOP).images) == 2
 
 
 def test_a_recipe_may_name_the_format_and_its_settings(tmp_path: Path) -> None:
-    dataset = open_dataset(tmp_path, {"use": "other", "wanted": "x"}, FORMATS)
+    dataset = open_dataset(tmp_path, {"use": "other", "wanted": "x"}, shop=SHOP)
 
     assert isinstance(dataset, Other)
     assert dataset.wanted == "x"
 
 
 def test_settings_without_a_name_go_to_the_format_found(tmp_path: Path) -> None:
-    dataset = open_dataset(tmp_path, {"wanted": "x"}, FORMATS)
+    dataset = open_dataset(tmp_path, {"wanted": "x"}, shop=SHOP)
 
     assert isinstance(dataset, Painted)
     assert dataset.wanted == "x"
@@ -68,39 +75,54 @@ def test_settings_without_a_name_go_to_the_format_found(tmp_path: Path) -> None:
 
 def test_a_wrong_name_gets_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no dataset is called 'paintd'\. Did you mean 'painted'\?"):
-        open_dataset(tmp_path, {"use": "paintd"}, FORMATS)
+        open_dataset(tmp_path, {"use": "paintd"}, shop=SHOP)
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no setting is called 'want'"):
-        open_dataset(tmp_path, {"use": "painted", "want": "x"}, FORMATS)
+        open_dataset(tmp_path, {"use": "painted", "want": "x"}, shop=SHOP)
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
-        open_dataset(tmp_path / "nowhere", None, FORMATS)
+        open_dataset(tmp_path / "nowhere", None, shop=SHOP)
 
 
 def test_what_nothing_recognises_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "holiday.mp4").touch()
 
     with pytest.raises(DataError, match=r"no dataset format recognises this \(holiday\.mp4\).*other"):
-        open_dataset(tmp_path, None, {"other": Other})
+        open_dataset(tmp_path, None, shop=workshop_of(other=Other))
+
+
+def test_part_of_a_data_set_is_told_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "birds" / "images" / "train").mkdir(parents=True)
+    monkeypatch.setattr(Painted, "recognises", classmethod(lambda _cls, path: path.name == "birds"))
+
+    with pytest.raises(DataError, match=r"train: this is a part of a data set.*Did you mean \S+birds\?"):
+        open_dataset(tmp_path / "birds" / "images" / "train", shop=workshop_of(painted=Painted))
+
+
+def test_artifact_is_told_from_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+
+    with pytest.raises(DataError, match=r"best\.safetensors: this is an artifact, which holds no pictures"):
+        open_dataset(tmp_path / "best.safetensors", shop=workshop_of(painted=Painted))
 
 
 def test_what_several_recognise_asks_for_a_choice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="looks like one and like two"):
-        open_dataset(tmp_path, None, {"one": Painted, "two": Painted})
+        open_dataset(tmp_path, None, shop=workshop_of(one=Painted, two=Painted))
 
 
 def test_both_splits_are_opened(tmp_path: Path) -> None:
-    train, val = open_splits(tmp_path, DataSettings(), None, FORMATS)
+    train, val = open_splits(tmp_path, DataSettings(), None, shop=SHOP)
 
     assert (len(train.images), len(val.images)) == (6, 2)
 
 
 def test_a_holdout_takes_the_place_of_the_val_split(tmp_path: Path) -> None:
-    train, val = open_splits(tmp_path, DataSettings(holdout=0.34, val="absent"), None, FORMATS)
+    train, val = open_splits(tmp_path, DataSettings(holdout=0.34, val="absent"), None, shop=SHOP)
 
     assert (len(train.images), len(val.images)) == (4, 2)
     assert not {record.image_id for record in train.images} & {record.image_id for record in val.images}
@@ -110,7 +132,7 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, painted: Annotati
     Painted.content["val"] = replace(painted, names=("a", "b", "c", "d", "e", "z"))
 
     with pytest.raises(DataError, match="only one of them has f, z"):
-        open_splits(tmp_path, DataSettings(), None, FORMATS)
+        open_splits(tmp_path, DataSettings(), None, shop=SHOP)
 
 
 def test_a_holdout_depends_on_the_seed_alone(painted: Annotations) -> None:
@@ -129,6 +151,6 @@ def test_a_holdout_leaves_something_on_both_sides(painted: Annotations, fraction
 def test_progress_of_both_splits_is_told(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 
-    open_splits(tmp_path, DataSettings(), None, FORMATS, progress=lambda done, total: told.append((done, total)))
+    open_splits(tmp_path, DataSettings(), None, shop=SHOP, progress=lambda done, total: told.append((done, total)))
 
     assert told == [*((done, 6) for done in range(1, 7)), (1, 2), (2, 2)]

@@ -18,4 +18,6 @@ def main(artifact: str, *pictures: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: python {sys.argv[0]} ARTIFACT PICTURE...")
     main(*sys.argv[1:])

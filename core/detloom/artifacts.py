@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from detloom.assembly import assemble, build
 from detloom.building import components_of, without_initial_weights
+from detloom.catalogue import RECIPE
 from detloom.detector import Detector
 from detloom.durable import read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
@@ -126,6 +127,15 @@ def read_artifact(path: Path | str) -> Artifact:
         ArtifactError: There is none, or it is broken, or of another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        best = path / "best.safetensors"
+        hint = f"Did you mean {best}?" if best.exists() else "Give a file that ends in .safetensors."
+        raise ArtifactError(f"{path}: this is a folder, and an artifact is a file. {hint}")
+    if not path.exists() and str(path) in workshop().names(RECIPE):
+        raise ArtifactError(
+            f"{path}: this is a recipe, and an artifact with trained weights is needed, "
+            "such as the best.safetensors of a run; `detloom train` makes one"
+        )
     tensors, metadata = read_tensors(path)
     if "recipe" not in metadata or "names" not in metadata:
         raise ArtifactError(

@@ -135,8 +135,20 @@ def test_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=str(tmp_path)):
+    with pytest.raises(ArtifactError, match="this is a folder, and an artifact is a file"):
         load_artifact(tmp_path)
+
+
+def test_folder_of_a_run_is_told_its_best_artifact(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+
+    with pytest.raises(ArtifactError, match=r"Did you mean \S+best\.safetensors\?"):
+        load_artifact(tmp_path)
+
+
+def test_recipe_in_place_of_an_artifact_is_told_so() -> None:
+    with pytest.raises(ArtifactError, match="yolov7-tiny: this is a recipe, and an artifact"):
+        load_artifact("yolov7-tiny")
 
 
 def test_missing_directory_is_told_when_writing(detector: Detector, tmp_path: Path) -> None:

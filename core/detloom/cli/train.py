@@ -62,8 +62,8 @@ def command(
                 "directory": str(run.directory),
                 "status": run.status,
                 "epochs": len(run.history),
-                "best": str(run.best),
-                "last": str(run.last),
+                "best": _if_written(run.best),
+                "last": _if_written(run.last),
                 "metrics": run.metrics,
             }
         )
@@ -73,6 +73,11 @@ def command(
         _report(run.directory, run.best, run.metrics)
     if run.status == "interrupted":
         raise click.exceptions.Exit(130)
+
+
+def _if_written(path: Path) -> str | None:
+    # A run that was stopped within its first epoch has no artifact yet.
+    return str(path) if path.exists() else None
 
 
 def _report(directory: Path, best: Path, metrics: Any) -> None:

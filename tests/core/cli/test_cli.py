@@ -110,7 +110,7 @@ def test_doctor_imports_everything() -> None:
     result = run("doctor", "--json")
 
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["versions"]["torch"]
+    assert {"torch", "opencv-python-headless", "pillow", "hotcoco"} <= json.loads(result.stdout)["versions"].keys()
 
 
 def test_completion_offers_verbs_and_recipes() -> None:
@@ -128,3 +128,18 @@ def test_completion_offers_verbs_and_recipes() -> None:
     )
 
     assert "plain,yolov7-tiny" in done.stdout
+
+
+def test_run_without_a_finished_epoch_names_no_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detloom.engine import fit as engine
+    from detloom.engine.run import Run
+    from detloom.recipe import load_recipe
+
+    run_ = Run(tmp_path, load_recipe("demo"), ("a",), "data", {}, 3, status="interrupted")
+    monkeypatch.setattr(engine, "fit", lambda *_args, **_settings: run_)
+
+    result = run("train", "demo", "--data", "data", "--json")
+
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["best"] is None
+    assert json.loads(result.stdout)["last"] is None

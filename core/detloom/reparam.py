@@ -19,6 +19,7 @@ from detloom.detector import Detector
 from detloom.errors import PluginError
 from detloom.interfaces import Fold, ReparamPass
 from detloom.structures import HeadMaps
+from detloom.workshop import workshop
 
 __all__ = ["Difference", "FoldReport", "PassFold", "fold", "replace_submodule_", "worst_first"]
 
@@ -29,7 +30,7 @@ TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-9, torch.float32: 1
 
 @dataclass(frozen=True, slots=True)
 class PassFold:
-    """One place of a pass's plan, and the pass."""
+    """One place of a pass's plan, and what recipes call the pass."""
 
     by: str
     fold: Fold
@@ -144,7 +145,7 @@ def _folded(model: Model, passes: Sequence[ReparamPass]) -> tuple[Model, tuple[P
     folds: list[PassFold] = []
     for each in passes:
         for place in each.plan(twin):
-            folds.append(PassFold(type(each).__name__, place))
+            folds.append(PassFold(workshop().name_of(type(each)), place))
             if place.applies:
                 made = each.fold(twin.get_submodule(place.path), place).eval()
                 twin = replace_submodule_(twin, place.path, made)

@@ -181,6 +181,13 @@ class Workshop:
             for point in self._entry_points
         )
 
+    def name_of(self, cls: type[Any]) -> str:
+        """Return what recipes call a component that was looked up here; its class's name where it was not."""
+        return next(
+            (name for (_, name), offers in self._offers.items() if any(offer.cls is cls for offer in offers)),
+            cls.__name__,
+        )
+
     def load_third_parties(self) -> None:
         """Import every third party that is not disabled; one that fails is left out and remembered."""
         for point in self._entry_points:

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from click.testing import CliRunner
 
 from detloom.catalogue import Row
 from detloom.errors import PluginError, RecipeError
@@ -227,3 +228,19 @@ def test_every_bundled_module_registers_exactly_its_rows() -> None:
     shop.load_bundled()
 
     assert all(shop.component(Kind(row.kind), row.name) for row in shop.rows() if row.kind != "recipe")
+
+
+@pytest.mark.usefixtures("write")
+def test_doctor_does_not_count_what_was_left_out_and_gives_the_reason_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detloom.cli import doctor
+
+    point = write_listed(tmp_path, "plugin_listed_fails", "raise ValueError('no licence')")
+    monkeypatch.setattr(doctor, "workshop", lambda: Workshop(rows=(), installed=[point], disabled=()))
+
+    result = CliRunner().invoke(doctor.command)
+
+    assert result.exit_code == 2
+    assert "0 components imported" in result.output
+    assert result.output.count("plugin_listed_fails' (") == 1

@@ -38,7 +38,8 @@ def command(out: Path, overrides: dict[str, Any], *, as_json: bool) -> None:
     directory = next(path for number in count(1) if not (path := out / f"run-{number}").exists())
     run = fit(recipe, data=data, out=directory, progress=not as_json)
     if run.status == "interrupted":
-        click.echo(f"stopped; go on with: detloom train --resume {directory}", err=True)
+        if as_json:  # else the run's view has said so
+            click.echo(run.message, err=True)
         raise click.exceptions.Exit(130)
     found = list(stream(load_artifact(run.best), data / "unseen"))
     picture = directory / "unseen.png"

@@ -7,6 +7,7 @@ import sys
 import click
 
 from detloom.cli.options import echo_json, json_option
+from detloom.kinds import Kind
 from detloom.workshop import workshop
 
 __all__ = ["command"]
@@ -48,7 +49,7 @@ def command(*, as_json: bool) -> None:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "components": sum(row.kind != "recipe" for row in shop.rows()),
+        "components": sum(len(shop.names(kind)) for kind in Kind),
         "plugins": [
             {
                 "name": plugin.name,
@@ -70,7 +71,7 @@ def command(*, as_json: bool) -> None:
         click.echo(f"  {facts['cpu']}, {facts['threads']} threads, GPUs: {', '.join(facts['gpus']) or 'none'}")  # type: ignore[arg-type] # as above
         click.echo(f"{facts['components']} components imported")
         for plugin in plugins:
-            state = plugin.fault or ("switched off" if plugin.is_disabled else "fine")
-            click.echo(f"plugin '{plugin.name}' ({plugin.distribution}): {state}")
+            state = "switched off" if plugin.is_disabled else "fine"
+            click.echo(plugin.fault or f"plugin '{plugin.name}' ({plugin.distribution}): {state}")
     if faults:
         raise click.exceptions.Exit(2)

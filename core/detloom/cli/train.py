@@ -67,9 +67,7 @@ def command(
                 "metrics": run.metrics,
             }
         )
-    elif run.status == "interrupted":
-        click.echo(f"stopped; go on with: detloom train --resume {run.directory}")
-    else:
+    elif run.status != "interrupted":
         _report(run.directory, run.best, run.metrics)
     if run.status == "interrupted":
         raise click.exceptions.Exit(130)

@@ -357,7 +357,9 @@ class Training:
     def _say_the_end(self) -> None:
         run = self._run
         if run.status == "interrupted":
-            run.message = f"stopped on request after step {run.step}; resume it with its directory, {run.directory}"
+            run.message = (
+                f"stopped on request after step {run.step}; go on with: detloom train --resume {run.directory}"
+            )
         elif run.status == "stopped":
             run.message = f"an observer ended the run after epoch {len(run.history)}"
         if run.message:

@@ -182,7 +182,8 @@ def check_directory(out: Path | str | None, *, resume: bool) -> None:
     elif directory.is_dir() and _is_occupied(directory):
         raise ArtifactError(
             f"{directory}: the directory is not empty, and a run shares its directory with nothing\n"
-            "  Resume the run that is there (resume=True, --resume), or choose another directory."
+            f"  Go on with the run that is there (detloom train --resume {directory}; in Python resume=True), "
+            "or choose another directory."
         )
 
 
@@ -245,6 +246,8 @@ def read_run(directory: Path | str) -> tuple[Recipe, str]:
         ArtifactError: There is no run that can be resumed.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: there is no such directory; give that of a run, as in {ROOT}/NAME-1")
     try:
         text = (directory / RECIPE).read_text(encoding="utf-8")
         about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
@@ -322,7 +325,8 @@ def _check_same(run: Run) -> None:
     if different:
         raise ArtifactError(
             f"{run.directory}: the run was begun with another recipe; it differs in {', '.join(different[:8])}\n"
-            f"  Resume with {file}, or begin a new run in another directory."
+            f"  Resume with {file}, or begin a new run in another directory; "
+            f"with train.init_from={run.last} it starts from these weights, and may be longer."
         )
     about = run.directory / ABOUT
     if about.exists():

@@ -79,7 +79,8 @@ def test_wrong_verb_is_suggested() -> None:
 def test_origin_names_the_layer_that_set_a_value() -> None:
     lines = run("show", "yolov7-tiny", "--origin", "--set", "assigner.use=atss").stdout.splitlines()
 
-    assert any(line.split() == ["assigner.use", "=", "'atss'", "#", "--set"] for line in lines)
+    assert any(line.split() == ["assigner.use", "=", '"atss"', "#", "overrides"] for line in lines)
+    assert any(line.split()[:3] == ["observers.csv", "=", "{}"] for line in lines)
     assert any("backbone.use" in line and line.endswith("# yolov7-tiny") for line in lines)
 
 
@@ -143,3 +144,17 @@ def test_run_without_a_finished_epoch_names_no_artifacts(tmp_path: Path, monkeyp
     assert result.exit_code == 130
     assert json.loads(result.stdout)["best"] is None
     assert json.loads(result.stdout)["last"] is None
+
+
+def test_stopped_run_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detloom.engine import fit as engine
+    from detloom.engine.run import Run
+    from detloom.recipe import load_recipe
+
+    run_ = Run(tmp_path, load_recipe("demo"), ("a",), "data", {}, 3, status="interrupted")
+    monkeypatch.setattr(engine, "fit", lambda *_args, **_settings: run_)
+
+    result = run("train", "demo", "--data", "data")
+
+    assert result.exit_code == 130
+    assert not result.output, "the view of the run has said how to go on"

@@ -54,7 +54,7 @@ def test_proof_is_printed_for_outputs_and_modules(artifact: Path) -> None:
     result = run(str(artifact), "--size", "64")
 
     assert result.exit_code == 0, result.output
-    assert "FuseBnPass: folds 55, leaves 0" in result.output
+    assert "fuse-bn: folds 55, leaves 0" in result.output
     assert "output.boxes_in_cells  float64" in result.output
     assert "folded modules: 58, the worst 8 measurements" in result.output
     assert "equal within the tolerances; --out writes the deployed form" in result.output
@@ -86,7 +86,7 @@ def test_wrong_fold_names_the_module_and_writes_nothing(
 
     assert result.exit_code == 2
     assert "folding changed the module head.lead.1: in float64 it differs by 0.01" in result.output
-    assert "It was folded by FoldImplicitPass" in result.output
+    assert "It was folded by fold-implicit" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
 
 
@@ -94,14 +94,14 @@ def test_plan_of_a_recipe_needs_no_weights() -> None:
     result = run("yolov7", "--plan")
 
     assert result.exit_code == 0, result.output
-    assert "MergeRepConvPass: folds 3, leaves 0" in result.output
+    assert "merge-repconv: folds 3, leaves 0" in result.output
     assert "  folds  neck.outputs.0: 3x3 + 1x1 into one 3x3" in result.output
 
 
 def test_other_passes_can_be_named(artifact: Path) -> None:
     facts = json.loads(run(str(artifact), "--plan", "--pass", "fuse-bn", "--json").stdout)
 
-    assert {each["pass"] for each in facts["folds"]} == {"FuseBnPass"}
+    assert {each["pass"] for each in facts["folds"]} == {"fuse-bn"}
 
 
 def test_recipe_without_weights_is_refused() -> None:

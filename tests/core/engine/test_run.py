@@ -113,6 +113,18 @@ def test_what_was_not_begun_cannot_be_read(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_absent_directory_of_a_run_is_told_without_an_errno(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere: there is no such directory; give that of a run"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_occupied_directory_is_told_the_command_that_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+
+    with pytest.raises(ArtifactError, match="detloom train --resume"):
+        opened(tmp_path)
+
+
 def test_metrics_are_json_without_nan(tmp_path: Path) -> None:
     run = opened(tmp_path / "run")
     run.history.append(EpochRecord(1, 10, {"box": 0.5}, 0.01, 1.0, {"AP": 0.3, "APs": float("nan")}, {}, 0.3))

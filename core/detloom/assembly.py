@@ -15,7 +15,7 @@ from detloom.data.letterbox import size_complaint
 from detloom.data.settings import AugmentSettings
 from detloom.detector import Detector
 from detloom.engine.settings import TrainSettings
-from detloom.errors import RecipeError, suggest
+from detloom.errors import RecipeError, suggest, with_article
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, resolve_recipe
@@ -70,7 +70,7 @@ def assemble(
     assigner: Assigner = slots.build(Kind.ASSIGNER)
     criterion: Criterion = slots.build(Kind.CRITERION)
     objections = [
-        f"{recipe.where(kind)}: '{recipe.tables[kind][USE]}' cannot serve the head "
+        f"{recipe.where(kind, USE)}: '{recipe.tables[kind][USE]}' cannot serve the head "
         f"'{recipe.tables[Kind.HEAD][USE]}': {objection}"
         for kind, objection in (
             (Kind.ASSIGNER, assigner.objection(head.traits)),
@@ -175,7 +175,8 @@ class _Slots:
         """Return what is missing, or wrong with the settings of slots, before any of them is built."""
         recipe, shop = self._recipe, self._shop
         complaints = [
-            f"{recipe.name}: a detector needs a {kind}; add [{kind}] with `use`, one of: {', '.join(shop.names(kind))}"
+            f"{recipe.name}: a detector needs {with_article(kind)}; add [{kind}] with `use`, one of: "
+            f"{', '.join(shop.names(kind))}"
             for kind in REQUIRED
             if kind not in recipe.tables
         ]
@@ -185,6 +186,8 @@ class _Slots:
         for each in self._passes():
             complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
         for name, table in _table(recipe, OBSERVERS).items():
+            if name == USE:
+                continue
             where = partial(recipe.where, f"{OBSERVERS}.{name}")
             settings = table if isinstance(table, Mapping) else {}
             complaints += settings_complaints(Kind.OBSERVER, {**settings, USE: name}, where, shop)

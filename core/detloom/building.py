@@ -7,7 +7,7 @@ with ``use``; a wrapper around any assigner needs no more than that.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from detloom.errors import RecipeError
+from detloom.errors import RecipeError, with_article
 from detloom.kinds import Kind
 from detloom.recipe import ASSEMBLER_SETTINGS, USE, Recipe
 from detloom.settings import initial_weights, nested_components, settings_model, validated
@@ -57,12 +57,13 @@ def settings_complaints(kind: Kind, table: Mapping[str, Any], where: Callable[[s
     """
     name = table.get(USE)
     if not isinstance(name, str):
-        return [f"{where(USE)}: `use` must name a {kind}; known {kind}s: {', '.join(shop.names(kind))}"]
+        return [f"{where(USE)}: `use` must name {with_article(kind)}; known {kind}s: {', '.join(shop.names(kind))}"]
     try:
         cls = shop.component(kind, name, where=where(USE))
     except RecipeError as error:
         return [str(error)]
-    complaints = validated(settings_model(cls), _settings(kind, table), where)[1]
+    others = tuple(ASSEMBLER_SETTINGS.get(kind, {}))
+    complaints = validated(settings_model(cls), _settings(kind, table), where, others)[1]
     for setting, inner in nested_components(cls).items():
         nested = table.get(setting)
         if isinstance(nested, Mapping):

@@ -22,6 +22,7 @@ __all__ = [
     "RecipeError",
     "TrainingError",
     "suggest",
+    "with_article",
 ]
 
 
@@ -47,6 +48,11 @@ class ArtifactError(DetloomError):
 
 class TrainingError(DetloomError):
     """A run that cannot go on."""
+
+
+def with_article(noun: str) -> str:
+    """Return ``"an assigner"`` or ``"a head"``."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -19,15 +19,17 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, suggest
+from detloom.errors import RecipeError, suggest, with_article
 from detloom.kinds import Kind
 from detloom.settings import validated
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override", "resolve_recipe"]
 
-OVERRIDE = "--set"
-"""The origin of a value that an override set."""
+OVERRIDE = "overrides"
+"""The origin of a value that an override set, by ``--set`` or in Python."""
+
+OPTION = "--set"
 
 PLAIN_SECTIONS: dict[str, type[BaseModel]] = {
     "augment": AugmentSettings,
@@ -174,7 +176,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise RecipeError(f"{OVERRIDE} {text}: write key=value, as in {OVERRIDE} assigner.use=atss")
+        raise RecipeError(f"{OPTION} {text}: write key=value, as in {OPTION} assigner.use=atss")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as error:
@@ -182,8 +184,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         # Text needs no quotes, but what begins as TOML is meant as TOML.
         if value[:1] in OPENINGS:
             raise RecipeError(
-                f"{OVERRIDE} {text}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in "
-                f"{OVERRIDE} 'data.image_size=[640, 640]'?"
+                f"{OPTION} {text}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in "
+                f"{OPTION} 'data.image_size=[640, 640]'?"
             ) from error
         return key, value
 
@@ -195,6 +197,8 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
     at: Path | None = path
     while at is not None:
         if at.resolve() in seen:
+            if len(seen) == 1:
+                raise RecipeError(f"{at}: the recipe extends itself; name another in `extends`, or remove the line")
             chain = " -> ".join(str(each) for each in (*seen, at.resolve()))
             raise RecipeError(f"{path}: `extends` goes round in a circle: {chain}; remove one of them")
         seen.append(at.resolve())
@@ -328,8 +332,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         where = recipe.where(section)
         if section not in SECTIONS:
             found.append(
-                f"{where}: no section is called '{section}'.{suggest(section, SECTIONS)}\n"
-                f"  sections: {', '.join(SECTIONS)}"
+                f"{where}: no section is called '{section}'.{_section_hint(section)}\n  sections: {', '.join(SECTIONS)}"
             )
         elif not isinstance(table, Mapping):
             found.append(f"{where}: '{section}' must be a table, got {table!r}")
@@ -338,16 +341,25 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         elif section == Kind.REPARAM:
             found += _pass_complaints(table, shop, where)
         elif section == OBSERVERS:
-            wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in table}
+            if USE in table:
+                found.append(f"{where}: observers have no `use`; each has a table of its own, as [observers.csv]")
+            observers = {name: value for name, value in table.items() if name != USE}
+            wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in observers}
             found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
                 f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
-                for name, value in table.items()
+                for name, value in observers.items()
                 if not isinstance(value, Mapping)
             ]
         else:
             found += _slot_complaints(section, table, shop, partial(recipe.where, section))
     return found
+
+
+def _section_hint(wrong: str) -> str:
+    """Return the section that was meant, or the one that has a setting of that name."""
+    owners = [f"{name}.{wrong}" for name, model in PLAIN_SECTIONS.items() if wrong in model.model_fields]
+    return f" Did you mean {' or '.join(owners)}?" if owners else suggest(wrong, SECTIONS)
 
 
 def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
@@ -356,7 +368,7 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
         wrong = shop.complaint(kind, name)
         found = [f"{where(USE)}: {wrong}"] if wrong else []
     else:
-        found = [f"{where(USE)}: `use` must name a {kind}; known {kind}s: {', '.join(shop.names(kind))}"]
+        found = [f"{where(USE)}: `use` must name {with_article(kind)}; known {kind}s: {', '.join(shop.names(kind))}"]
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):

@@ -81,25 +81,32 @@ def initial_weights(cls: type[Any]) -> frozenset[str]:
     return frozenset(name for name, hint in _hints(cls).items() if hint == InitialWeights)
 
 
-def validated(model: type[BaseModel], table: Mapping[str, Any], where: Where) -> tuple[BaseModel | None, list[str]]:
+def validated(
+    model: type[BaseModel], table: Mapping[str, Any], where: Where, others: Sequence[str] = ()
+) -> tuple[BaseModel | None, list[str]]:
     """Return the settings of a table, or nothing and every complaint about it.
 
     Args:
         model: What the table must fit.
         table: Plain data, as TOML gives it.
         where: File and table, put before each complaint.
+        others: Settings that the table may have, but the model has not; named and suggested with its own.
     """
     try:
         return model.model_validate_json(json.dumps(table, default=_plain), strict=True), []
     except ValidationError as error:
-        return None, _complaints(error, table, model.model_fields, where)
+        return None, _complaints(error, table, model.model_fields, where, others)
 
 
 def _complaints(
-    error: ValidationError, table: Mapping[str, Any], fields: Mapping[str, FieldInfo], where: Where
+    error: ValidationError,
+    table: Mapping[str, Any],
+    fields: Mapping[str, FieldInfo],
+    where: Where,
+    others: Sequence[str],
 ) -> list[str]:
     """Return pydantic's complaints in the words of recipes, one for a setting that has several forms."""
-    names = sorted(fields)
+    names = sorted({*fields, *others})
     complaints: dict[str, None] = {}
     for problem in error.errors(include_url=False):
         first, *rest = (str(part) for part in problem["loc"])

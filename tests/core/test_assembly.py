@@ -94,6 +94,7 @@ def test_settings_of_all_slots_are_complained_of_together() -> None:
         ({"train.optimizer": "sdg"}, "timm knows no 'sdg'"),
         ({"train.schedule": "step"}, "decay_epochs"),
         ({"observers.csv.foo": 1}, "no setting is called 'foo'"),
+        ({"head.num_clases": 3}, "overrides [head]: no setting is called 'num_clases'. Did you mean 'num_classes'?"),
         ({"ema.decai": 0.9}, "no setting is called 'decai'. Did you mean 'decay'?"),
         ({"augment.extra": [{"use": "Blurr"}]}, "Blurr"),
         ({"reparam.passes": [{"use": "fuse-bn", "x": 1}]}, "no setting is called 'x'"),

@@ -49,7 +49,7 @@ def test_overrides_are_one_more_layer(tmp_path: Path) -> None:
     recipe = load_recipe(path, {"assigner.use": "atss", "assigner.candidates": 9})
 
     assert recipe.tables["assigner"] == {"use": "atss", "candidates": 9}
-    assert recipe.origins["assigner.candidates"] == "--set"
+    assert recipe.origins["assigner.candidates"] == "overrides"
 
 
 def test_loading_leaves_the_recipe_that_was_overridden_unchanged(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_complaint_names_the_file_that_set_the_key(tmp_path: Path) -> None:
 
 
 def test_override_that_no_recipe_could_hold_is_refused_at_once() -> None:
-    with pytest.raises(RecipeError, match=r"--set train.init_from: None cannot be written in TOML"):
+    with pytest.raises(RecipeError, match=r"overrides train.init_from: None cannot be written in TOML"):
         load_recipe("yolov7-tiny", {"train.init_from": None})
 
 
@@ -188,3 +188,24 @@ def test_key_given_twice_in_two_forms_is_refused() -> None:
 def test_observer_that_is_no_table_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"'csv' must be a table of settings, as \[observers.csv\], got 3"):
         load_recipe("yolov7-tiny", {"observers.csv": 3})
+
+
+def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine", 'extends = "mine.toml"\n')
+
+    with pytest.raises(RecipeError, match=r"mine.toml: the recipe extends itself; name another"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = 3\n", r"no section is called 'epochs'\. Did you mean train\.epochs\?"),
+        ('[observers]\nuse = "csv"\n', r"observers have no `use`; each has a table of its own, as \[observers\.csv\]$"),
+        ("[assigner]\nreach = 3\n", r"`use` must name an assigner;"),
+        ("[backbone]\ndepth = 3\n", r"`use` must name a backbone;"),
+    ],
+)
+def test_misplaced_key_is_told_where_it_belongs(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, "mine", text))

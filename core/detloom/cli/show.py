@@ -1,5 +1,6 @@
 """``detloom show``: a resolved recipe, and which file set each value."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def command(recipe: str, overrides: dict[str, Any], *, origin: bool, as_json: bo
         rows = list(_values(resolved, resolved.tables, ()))
         width = max(len(key) for key, _, _ in rows)
         for key, value, source in rows:
-            click.echo(f"{key:{width}} = {value!r}  ", nl=False)
+            click.echo(f"{key:{width}} = {_toml(value)}  ", nl=False)
             click.secho(f"# {source}", dim=True)
     else:
         click.echo(resolved.to_toml(), nl=False)
@@ -38,3 +39,13 @@ def _values(recipe: Recipe, table: Mapping[str, Any], path: tuple[str, ...]) -> 
             yield from _values(recipe, value, (*path, key))
         else:
             yield dotted, value, recipe.origins[dotted]
+
+
+def _toml(value: Any) -> str:
+    """Return a value as a recipe has it, on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_toml(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(each) for each in value)}]"
+    # JSON's texts, numbers and truth values are TOML's, too.
+    return json.dumps(value, ensure_ascii=False)

@@ -102,8 +102,8 @@ class LinesView(RunView):
     def started(self, run: Run) -> None:
         """Say where the run is."""
         self._epochs = run.epochs
-        done = f", {len(run.history)} epochs done" if run.history else ""
-        self.said(f"run {run.directory}: {run.recipe.name}, {run.epochs} epochs{done}")
+        done = f", {_epochs(len(run.history))} done" if run.history else ""
+        self.said(f"run {run.directory}: {run.recipe.name}, {_epochs(run.epochs)}{done}")
 
     def epoch_started(self, epoch: int, batch: int, batches: int) -> None:
         """Remember the epoch."""
@@ -197,3 +197,7 @@ def _summary(record: EpochRecord, epochs: int) -> str:
 
 def _worded(losses: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count != 1 else ''}"

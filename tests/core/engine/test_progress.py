@@ -33,6 +33,12 @@ def test_lines_tell_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_one_epoch_is_said_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    LinesView().started(Run(Path("runs/r-1"), Recipe("r", {}, {}), ("a",), "data", {"AP": 1.0}, 1))
+
+    assert capsys.readouterr().err == "run runs/r-1: r, 1 epoch\n"
+
+
 def test_lines_tell_losses_after_a_while(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
 

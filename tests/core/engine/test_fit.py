@@ -161,7 +161,7 @@ def test_progress_is_plain_lines_away_from_a_terminal(
 
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"run {tmp_path / 'run'}: yolov7-tiny, 1 epochs\n")
+    assert said.err.startswith(f"run {tmp_path / 'run'}: yolov7-tiny, 1 epoch\n")
     assert "\nepoch 1/1: box " in said.err
 
 

@@ -73,7 +73,7 @@ def assemble(
         f"{recipe.where(kind, USE)}: '{recipe.tables[kind][USE]}' cannot serve the head "
         f"'{recipe.tables[Kind.HEAD][USE]}': {objection}"
         for kind, objection in (
-            (Kind.ASSIGNER, assigner.objection(head.traits)),
+            (Kind.ASSIGNER, assigner.objection(head.traits) or _doubled(head, assigner)),
             (Kind.CRITERION, criterion.objection(head.traits)),
         )
         if objection
@@ -208,6 +208,12 @@ class _Slots:
         passes = _table(self._recipe, Kind.REPARAM).get(PASSES, [])
         named = [{USE: each} if isinstance(each, str) else each for each in passes if isinstance(passes, list)]
         return [each for each in named if isinstance(each, Mapping)]
+
+
+def _doubled(head: Head, assigner: Assigner) -> str | None:
+    if not head.traits.one_to_one or assigner.one_to_one:
+        return None
+    return "it gives a target several priors, but what this head finds is not suppressed: take a one-to-one assigner"
 
 
 def _table(recipe: Recipe, section: str) -> Mapping[str, Any]:

@@ -110,7 +110,12 @@ class Assigner(ABC):
     Nothing here loops over images or targets. As a GPU is waited for whenever a size depends on
     its values, it is asked for few in a batch: for the number of matches once, when they are
     compacted into an ``Assignment``, and for no value of one target or image.
+
+    Attributes:
+        one_to_one: Whether a target has one lead prior at most, as a head without suppression needs.
     """
+
+    one_to_one: bool = False
 
     @abstractmethod
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
@@ -119,6 +124,13 @@ class Assigner(ABC):
     def assign_auxiliary(self, lead: Predictions, auxiliary: Predictions, targets: Targets) -> Assignment:  # noqa: ARG002 - the contract of those that follow the lead
         """Return the matches of the auxiliary predictions; by default independent of the lead."""
         return self.assign(auxiliary, targets)
+
+    def relaxed(self) -> "Assigner | None":
+        """Return the same method with weaker conditions, which finds more positives; None where it has none.
+
+        Coarse-to-fine assignment gives these to the auxiliary head.
+        """
+        return None
 
     def objection(self, head: HeadTraits) -> str | None:  # noqa: ARG002 - the contract of those that have one
         """Return why this method cannot serve a head, or None where it can."""

@@ -67,12 +67,15 @@ class HeadTraits:
         objectness: Whether predictions carry an objectness.
         distribution_bins: Bins of the distribution of each box side; 0 for none.
         levels: Number of lead levels.
+        one_to_one: Whether the head is made to find each object once, so that nothing need be suppressed;
+            its lead predictions ask for an assigner that gives a target one prior at most.
     """
 
     anchors: bool
     objectness: bool
     distribution_bins: int = 0
     levels: int = 3
+    one_to_one: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Recipes to detectors."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,3 +191,17 @@ def test_forward_gives_maps_without_targets_and_losses_with_them() -> None:
 
     assert isinstance(detector(images_BCHW), HeadMaps)
     assert set(detector(images_BCHW, targets)) == {"box", "objectness", "class"}
+
+
+def test_head_without_suppression_asks_for_a_one_to_one_assigner(monkeypatch: pytest.MonkeyPatch) -> None:
+    head_class = type(assemble("yolov7-tiny", num_classes=3).head)
+    built = head_class.__init__
+
+    def one_to_one(self: Any, *args: Any, **settings: Any) -> None:
+        built(self, *args, **settings)
+        self.traits = replace(self.traits, one_to_one=True)
+
+    monkeypatch.setattr(head_class, "__init__", one_to_one)
+
+    with pytest.raises(RecipeError, match="take a one-to-one assigner"):
+        assemble("yolov7-tiny", num_classes=3)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,7 @@ def test_head_without_suppression_asks_for_a_one_to_one_assigner(monkeypatch: py
     head_class = type(assemble("yolov7-tiny", num_classes=3).head)
     built = head_class.__init__
 
+    @wraps(built)
     def one_to_one(self: Any, *args: Any, **settings: Any) -> None:
         built(self, *args, **settings)
         self.traits = replace(self.traits, one_to_one=True)

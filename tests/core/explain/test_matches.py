@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def detector(**overrides: object) -> Detector:
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Explained:
     place = tmp_path_factory.mktemp("pictures") / "one.png"
-    tables = [{"use": "atss"}, {"use": "yolov7", "candidates": 20}]
+    tables: list[dict[str, Any]] = [{"use": "atss"}, {"use": "yolov7", "candidates": 20}]
     return explain(detector(neck__auxiliary=[128, 256, 512]), record(place), tables)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -246,6 +247,11 @@ def _plain_complaints(recipe: Recipe) -> Iterator[str]:
                 ask(train)
             except RecipeError as error:
                 yield f"{recipe.name} {error}"
+    if isinstance(train, TrainSettings) and train.init_from and not Path(train.init_from).is_file():
+        yield (
+            f"{recipe.where('train', 'init_from')}: 'init_from' is {train.init_from}: there is no such file. "
+            "Give the path of an artifact, as the best.safetensors of a run."
+        )
     augment, _ = validated(AugmentSettings, _table(recipe, "augment"), "")
     if isinstance(augment, AugmentSettings) and augment.extra:
         from detloom.data.extra import ExtraTransforms

@@ -62,6 +62,9 @@ class Workshop:
         rows: The bundled catalogue; read from the package when not given.
         installed: Entry points of third parties; those of the environment when not given.
         disabled: Names of entry points to leave out; ``DETLOOM_DISABLE_PLUGINS`` when not given.
+
+    Raises:
+        PluginError: A name to leave out is that of no entry point.
     """
 
     def __init__(
@@ -77,6 +80,12 @@ class Workshop:
         if disabled is None:
             disabled = os.environ.get(DISABLE_VARIABLE, "").split(",")
         self._disabled = frozenset(name.strip() for name in disabled) - {""}
+        points = sorted({point.name for point in self._entry_points})
+        for name in sorted(self._disabled.difference(points)):
+            raise PluginError(
+                f"{DISABLE_VARIABLE}: no plugin is installed under the name '{name}'.{suggest(name, points)}\n"
+                f"  installed: {', '.join(points) or 'none'}     Take the name out, or correct it."
+            )
         self._offers: dict[tuple[str, str], list[_Offer]] = {}
         self._registering = ""
         self._faults: dict[str, str] = {}

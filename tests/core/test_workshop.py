@@ -159,7 +159,7 @@ def test_class_of_no_kind_is_refused(write: Write) -> None:
 
 def test_disabled_plugin_is_not_imported_and_the_message_says_so(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     point = write("plugin_off", ASSIGNER.format(name="mine"))
-    monkeypatch.setenv("DETLOOM_DISABLE_PLUGINS", "other, plugin_off")
+    monkeypatch.setenv("DETLOOM_DISABLE_PLUGINS", " plugin_off, ")
     shop = Workshop(rows=(), installed=[point])
 
     with pytest.raises(RecipeError, match="switched off by DETLOOM_DISABLE_PLUGINS: plugin_off"):
@@ -244,3 +244,10 @@ def test_doctor_does_not_count_what_was_left_out_and_gives_the_reason_once(
     assert result.exit_code == 2
     assert "0 components imported" in result.output
     assert result.output.count("plugin_listed_fails' (") == 1
+
+
+def test_switch_of_a_plugin_that_is_not_there_is_refused(write: Write) -> None:
+    point = write("plugin_on", ASSIGNER.format(name="mine"))
+
+    with pytest.raises(PluginError, match=r"under the name 'plugin_one'\. Did you mean 'plugin_on'"):
+        Workshop(rows=(), installed=[point], disabled=("plugin_one",))

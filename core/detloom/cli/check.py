@@ -21,12 +21,18 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
     Parameters and GFLOPs stand for the training form and for the deployed form, that is after the
     recipe's reparam passes. A multiply-add counts as two operations.
     """
+    from detloom.assembly import check
     from detloom.recipe import load_recipe
 
-    resolved = load_recipe(recipe, overrides)
-    from detloom.assembly import check
+    report = check(recipe, overrides)
+    faults = None
+    if data is not None:
+        from detloom.data.check import check_path
 
-    report = check(resolved)
+        resolved = load_recipe(recipe, overrides)
+        with shown_progress(f"reading the pictures of {data}", is_shown=not as_json) as progress:
+            names, faults = check_path(data, resolved, progress=progress)
+        report = check(resolved, num_classes=len(names))
     facts = {
         "recipe": report.recipe,
         "num_classes": report.num_classes,
@@ -36,12 +42,7 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
         "gflops": {"training": round(report.training_gflops, 4), "deployed": round(report.deployed_gflops, 4)},
         "warnings": list(report.warnings),
     }
-    faults = None
-    if data is not None:
-        from detloom.data.check import check_path
-
-        with shown_progress(f"reading the pictures of {data}", is_shown=not as_json) as progress:
-            faults = check_path(data, resolved, progress=progress)
+    if faults is not None:
         facts["faults"] = [
             {"file": fault.file, "where": fault.where, "what": fault.what, "is_left_out": fault.is_left_out}
             for fault in faults

@@ -12,8 +12,8 @@ __all__ = ["check_path"]
 
 def check_path(
     path: str | Path, recipe: Recipe, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[Fault, ...]:
-    """Return every fault of a data set, each picture decoded in full.
+) -> tuple[tuple[str, ...], tuple[Fault, ...]]:
+    """Return the class names of a data set, and every fault, each picture decoded in full.
 
     Args:
         path: The data set's folder or file.
@@ -24,4 +24,4 @@ def check_path(
         DataError: The data set cannot be read at all.
     """
     train, val = open_splits(path, recipe.data, recipe.tables.get("dataset"), decode=True, progress=progress)
-    return (*train.faults, *val.faults)
+    return train.names, (*train.faults, *val.faults)

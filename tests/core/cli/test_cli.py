@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from detloom.cli import cli
+from detloom.scenes import write_scenes
 
 HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
 
@@ -26,8 +27,8 @@ def run(*arguments: str) -> Result:
         ["show", "yolov7-tiny"],
         ["show", "yolov7-tiny", "--origin"],
         ["show", "yolov7-tinny"],
-        ["check", "yolov7-tiny", "--set", "assigner.use=atts"],
-        ["check", "yolov7-tiny", "--set", "trian.epochs=3"],
+        ["train", "yolov7-tiny", "--data", "data", "--set", "assigner.use=atts"],
+        ["show", "yolov7-tiny", "--set", "trian.epochs=3"],
         ["chekc"],
     ],
 )
@@ -43,6 +44,24 @@ def test_light_verbs_and_mistakes_in_names_import_no_torch(arguments: list[str])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_check_reports_mistakes_of_all_kinds_together() -> None:
+    wrong = ("assigner.use=atts", "train.optimizer=adamz", "train.init_from=none.safetensors", "criterion.bux=1")
+
+    result = run("check", "yolov7-tiny", *(word for each in wrong for word in ("--set", each)))
+
+    assert result.exit_code == 2
+    for said in ("'atts'. Did you mean 'atss'?", "no 'adamz'", "none.safetensors: there is no such file", "'bux'"):
+        assert said in result.output
+
+
+def test_check_counts_the_classes_of_the_data(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=1, val=1, unseen=1)
+
+    result = run("check", "yolov7-tiny", "--data", str(data), "--json")
+
+    assert json.loads(result.stdout)["num_classes"] == 5
 
 
 def test_list_as_json_has_the_documented_keys() -> None:

@@ -1,29 +1,36 @@
-"""Assignment and losses beside a plain per-image reference, in the same run.
+"""Assignment and losses beside plain per-image forms of the same maths, in the same run.
 
-The reference is the published maths written straightforwardly: one image after the other, the class
-costs of every pair of target and candidate in full, one target after the other where it takes its own.
+    python benchmarks/assigners.py [--classes 80] [--threads 1]
 
-    python benchmarks/assigners.py [--batch 16] [--size 640] [--classes 80] [--threads 1]
+Time and peak memory (on Linux) of each assigner, how far both agree, how the time grows with objects and priors, and what the
+assignment is to a whole loss. Plain ones stop at nothing: they hold every pair.
 
-Shape letters: see ``detloom.structures``; N candidates of an image, G targets of an image.
+Shape letters: see ``detloom.structures``.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from plain_assigners import PLAIN
 
+from detloom.building import build
 from detloom.interfaces import Assigner
+from detloom.kinds import Kind
 from detloom.ops.boxes import cxcywh_to_xyxy
 from detloom.structures import Assignment, Predictions, Priors, Targets
-from detloom_plugins.atss import AtssAssigner
+from detloom.workshop import workshop
 from detloom_plugins.dynamic_k import Yolov7Assigner
 from detloom_plugins.yolov7_criterion import Yolov7Criterion
+
+# Before the name of an assigner: its plain form.
+PLAINLY = "plain "
 
 STRIDES = (8, 16, 32)
 ANCHORS_LA2 = torch.tensor(
@@ -55,105 +62,6 @@ def random_case(batch: int, size: int, classes: int, objects: list[int]) -> tupl
         boxes.append(cxcywh_to_xyxy(torch.cat((center_N2, side_N2), dim=-1)))
         labels.append(torch.randint(0, classes, (count,), generator=generator))
     return predictions, Targets.from_lists(boxes, labels, (size, size))
-
-
-def plain_iou(a_N4: Tensor, b_M4: Tensor) -> Tensor:
-    """Return the overlaps of every ``a`` with every ``b``."""
-    low_NM2 = torch.maximum(a_N4[:, None, :2], b_M4[:, :2])
-    high_NM2 = torch.minimum(a_N4[:, None, 2:], b_M4[:, 2:])
-    shared_NM = (high_NM2 - low_NM2).clamp(min=0).prod(dim=2)
-    area_N, area_M = (a_N4[:, 2:] - a_N4[:, :2]).prod(dim=1), (b_M4[:, 2:] - b_M4[:, :2]).prod(dim=1)
-    return shared_NM / (area_N[:, None] + area_M - shared_NM)
-
-
-def plain_candidates(priors: Priors, boxes_T4: Tensor, image_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Return image and prior of each candidate, one level after the other."""
-    images, chosen = [], []
-    for grid in priors.grids:
-        size_A2 = priors.sizes_P2[grid.start : grid.start + grid.per_cell]
-        center_T2, extent_T2 = (boxes_T4[:, :2] + boxes_T4[:, 2:]) / 2 / grid.stride, boxes_T4[:, 2:] - boxes_T4[:, :2]
-        ratio_AT2 = extent_T2 / size_A2[:, None]
-        anchor_K, target_K = (torch.maximum(ratio_AT2, 1 / ratio_AT2).amax(dim=2) < 4).nonzero(as_tuple=True)
-        center_K2 = center_T2[target_K]
-        limit_2 = torch.tensor([grid.width, grid.height])
-        opposite_K2 = limit_2 - center_K2
-        near_K2 = (center_K2 % 1 < 0.5) & (center_K2 > 1)
-        far_K2 = (opposite_K2 % 1 < 0.5) & (opposite_K2 > 1)
-        steps = [(torch.ones_like(near_K2[:, 0]), (0.0, 0.0)), (near_K2[:, 0], (-0.5, 0.0))]
-        steps += [(near_K2[:, 1], (0.0, -0.5)), (far_K2[:, 0], (0.5, 0.0)), (far_K2[:, 1], (0.0, 0.5))]
-        for keep_K, step in steps:
-            cell_K2 = (center_K2[keep_K] + torch.tensor(step)).long()
-            cell_K2 = torch.minimum(cell_K2.clamp(min=0), limit_2 - 1)
-            cell_K = cell_K2[:, 1] * grid.width + cell_K2[:, 0]
-            chosen.append(grid.start + cell_K * grid.per_cell + anchor_K[keep_K])
-            images.append(image_T[target_K[keep_K]])
-    return torch.cat(images), torch.cat(chosen)
-
-
-@torch.no_grad()
-def plain_yolov7(predictions: Predictions, targets: Targets) -> Assignment:
-    """Return the matches of YOLOv7, one image and one target after the other."""
-    objectness_BP = predictions.objectness_BP
-    if objectness_BP is None:
-        raise ValueError("the reference is that of heads with objectness")
-    image_K, prior_K = plain_candidates(predictions.priors, targets.boxes_T4, targets.image_T)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for image in range(predictions.num_images):
-        prior_N, target_G = prior_K[image_K == image], (targets.image_T == image).nonzero()[:, 0]
-        if len(prior_N) == 0 or len(target_G) == 0:
-            continue
-        iou_GN = plain_iou(targets.boxes_T4[target_G], predictions.boxes_BP4[image, prior_N])
-        k_G = iou_GN.topk(min(10, len(prior_N)), dim=1).values.sum(dim=1).int().clamp(min=1)
-        class_GNC = predictions.class_logits_BPC[image, prior_N].sigmoid()[None].repeat(len(target_G), 1, 1)
-        objectness_GN1 = objectness_BP[image, prior_N].sigmoid()[None, :, None].repeat(len(target_G), 1, 1)
-        score_GNC = (class_GNC * objectness_GN1).sqrt()
-        wanted_GC = functional.one_hot(targets.labels_T[target_G], predictions.num_classes).float()
-        wanted_GNC = wanted_GC[:, None].repeat(1, len(prior_N), 1)
-        logits_GNC = (score_GNC / (1 - score_GNC)).log()
-        cost_GN = functional.binary_cross_entropy_with_logits(logits_GNC, wanted_GNC, reduction="none").sum(dim=2)
-        cost_GN = cost_GN - 3 * (iou_GN + 1e-8).log()
-        taken_GN = torch.zeros_like(cost_GN)
-        for row in range(len(target_G)):
-            taken_GN[row, cost_GN[row].topk(int(k_G[row]), largest=False).indices] = 1
-        contested_N = taken_GN.sum(dim=0) > 1
-        if contested_N.any():
-            cheapest = cost_GN[:, contested_N].argmin(dim=0)
-            taken_GN[:, contested_N] = 0
-            taken_GN[cheapest, contested_N.nonzero()[:, 0]] = 1
-        column_M = (taken_GN.sum(dim=0) > 0).nonzero()[:, 0]
-        row_M = taken_GN[:, column_M].argmax(dim=0)
-        found.append((torch.full_like(column_M, image), prior_N[column_M], target_G[row_M]))
-    image_M, prior_M, target_M = (torch.cat(column) for column in zip(*found, strict=True))
-    return Assignment(image_M, prior_M, target_M, torch.ones(len(image_M)))
-
-
-@torch.no_grad()
-def plain_atss(predictions: Predictions, targets: Targets) -> Assignment:
-    """Return the matches of ATSS, one image after the other, distances to all priors."""
-    priors = predictions.priors
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for image in range(predictions.num_images):
-        target_G = (targets.image_T == image).nonzero()[:, 0]
-        if len(target_G) == 0:
-            continue
-        boxes_G4 = targets.boxes_T4[target_G]
-        iou_PG = plain_iou(priors.boxes_P4, boxes_G4)
-        distance_PG = (priors.centers_P2[:, None] - (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2).square().sum(dim=2).sqrt()
-        nearest = [
-            grid.start + distance_PG[grid.span].topk(9 * grid.per_cell, dim=0, largest=False).indices
-            for grid in priors.grids
-        ]
-        prior_KG = torch.cat(nearest)
-        iou_KG = iou_PG.gather(0, prior_KG)
-        center_KG2 = priors.centers_P2[prior_KG]
-        is_inside_KG = ((center_KG2 > boxes_G4[:, :2]) & (center_KG2 < boxes_G4[:, 2:])).all(dim=2)
-        is_positive_KG = (iou_KG >= iou_KG.mean(dim=0) + iou_KG.std(dim=0)) & is_inside_KG
-        best_PG = torch.full_like(iou_PG, -1.0).scatter(0, prior_KG, torch.where(is_positive_KG, iou_KG, -1.0))
-        best_P, row_P = best_PG.max(dim=1)
-        prior_M = (best_P >= 0).nonzero()[:, 0]
-        found.append((torch.full_like(prior_M, image), prior_M, target_G[row_P[prior_M]]))
-    image_M, prior_M, target_M = (torch.cat(column) for column in zip(*found, strict=True))
-    return Assignment(image_M, prior_M, target_M, torch.ones(len(image_M)))
 
 
 def milliseconds(work: Callable[[], object], *, repeats: int = 9, limit_s: float = 6.0) -> float:
@@ -188,39 +96,108 @@ def loss_step(predictions: Predictions, targets: Targets, assign: Callable[[Pred
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
+def peak_megabytes(name: str, case: "Case") -> float:
+    """Return what one assignment needs beside its inputs at most, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (name, case))
+
+
+def _peak(name: str, case: "Case") -> float:
+    torch.set_num_threads(1)
+    predictions, targets = case.made()
+    # A small case first, so that what is loaded once is there.
+    assign = assigners()[name].assign if name in assigners() else PLAIN[name.removeprefix(PLAINLY)]
+    assign(*random_case(1, 256, case.classes, [1]))
+    # Linux forgets the highest use of memory so far.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _memory("VmRSS")
+    assign(predictions, targets)
+    return _memory("VmHWM") - before
+
+
+def _memory(entry: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(entry))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How large a batch is."""
+
+    batch: int
+    size: int
+    objects: int
+    classes: int
+
+    def made(self) -> tuple[Predictions, Targets]:
+        """Return the predictions and targets."""
+        return random_case(self.batch, self.size, self.classes, [self.objects] * self.batch)
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"batch {self.batch} at {self.size}, {self.objects} objects an image"
+
+
+def assigners() -> dict[str, Assigner]:
+    """Return the assigners that need no other, with their defaults."""
+    names = [name for name in workshop().names(Kind.ASSIGNER) if name in PLAIN]
+    return {name: build(Kind.ASSIGNER, {"use": name}) for name in names}
+
+
+def compare(case: Case) -> None:
+    """Print time and memory of each assigner beside its plain form."""
+    predictions, targets = case.made()
+    print(f"\n{case}, {case.classes} classes")
+    print(
+        f"{'assigner':>13} {'plain ms':>9} {'ours ms':>8} {'ratio':>6} {'plain MB':>9} {'ours MB':>8} {'agreement':>10}"
+    )
+    for name, assigner in assigners().items():
+        theirs = milliseconds(partial(PLAIN[name], predictions, targets))
+        ours = milliseconds(partial(assigner.assign, predictions, targets))
+        same = agreement(assigner.assign(predictions, targets), PLAIN[name](predictions, targets))
+        memory = [peak_megabytes(each, case) for each in (PLAINLY + name, name)]
+        print(
+            f"{name:>13} {theirs:9.1f} {ours:8.1f} {ours / theirs:6.2f} {memory[0]:9.0f} {memory[1]:8.0f} {same:10.4f}",
+            flush=True,
+        )
+
+
+def growth(batch: int, classes: int) -> None:
+    """Print how the time of each assigner grows with the objects and with the priors."""
+    cases = [(640, objects) for objects in (1, 10, 100, 500)] + [(320, 20), (640, 20), (1280, 20)]
+    print(f"\nmilliseconds, batch {batch}, {classes} classes: side and objects an image")
+    print(f"{'assigner':>13} " + " ".join(f"{f'{size}/{objects}':>9}" for size, objects in cases))
+    made = [random_case(batch, size, classes, [objects] * batch) for size, objects in cases]
+    for name, assigner in assigners().items():
+        times = (milliseconds(partial(assigner.assign, *each), repeats=5, limit_s=3) for each in made)
+        print(f"{name:>13} " + " ".join(f"{time_ms:9.1f}" for time_ms in times), flush=True)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="images")
-    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pairs: list[tuple[str, Assigner, Callable[[Predictions, Targets], Assignment]]] = [
-        ("yolov7", Yolov7Assigner(), plain_yolov7),
-        ("atss", AtssAssigner(), plain_atss),
-    ]
-    print(f"batch {arguments.batch} at {arguments.size}, {arguments.classes} classes, {arguments.threads} thread(s)")
-    print(
-        f"{'objects an image':>18} {'assigner':>9} {'reference ms':>13} {'ours ms':>9} {'ratio':>6} {'agreement':>10}"
-    )
-    # The last row: one crowded image among others, as mosaics have it.
-    crowded = [5 + 95 * (i == 0) + 15 * (i % 3) for i in range(arguments.batch)]
-    for name, objects in [(str(n), [n] * arguments.batch) for n in (5, 20, 50, 100)] + [("5 to 100", crowded)]:
-        predictions, targets = random_case(arguments.batch, arguments.size, arguments.classes, objects)
-        for title, assigner, reference in pairs:
-            theirs = milliseconds(partial(reference, predictions, targets))
-            ours = milliseconds(partial(assigner.assign, predictions, targets))
-            same = agreement(assigner.assign(predictions, targets), reference(predictions, targets))
-            print(f"{name:>18} {title:>9} {theirs:13.1f} {ours:9.1f} {ours / theirs:6.2f} {same:10.4f}")
+    print(f"{arguments.threads} thread(s)")
+    compare(Case(16, 640, 20, arguments.classes))
+    compare(Case(8, 1280, 100, arguments.classes))
+    growth(4, arguments.classes)
 
-    predictions, targets = random_case(arguments.batch, arguments.size, arguments.classes, [20] * arguments.batch)
-    theirs = milliseconds(lambda: loss_step(predictions, targets, plain_yolov7))
+    # One crowded image among others, as mosaics have it.
+    crowded = [5 + 95 * (i == 0) + 15 * (i % 3) for i in range(16)]
+    predictions, targets = random_case(16, 640, arguments.classes, crowded)
+    theirs = milliseconds(partial(PLAIN["yolov7"], predictions, targets))
+    ours = milliseconds(partial(Yolov7Assigner().assign, predictions, targets))
+    print(f"\nyolov7, 5 to 100 objects an image: plain {theirs:.1f} ms, ours {ours:.1f} ms ({ours / theirs:.2f})")
+    predictions, targets = random_case(16, 640, arguments.classes, [20] * 16)
+    theirs = milliseconds(lambda: loss_step(predictions, targets, PLAIN["yolov7"]))
     ours = milliseconds(lambda: loss_step(predictions, targets, Yolov7Assigner().assign))
     matches = Yolov7Assigner().assign(predictions, targets)
     loss = milliseconds(lambda: loss_step(predictions, targets, lambda *_: matches))
-    print(f"loss forward and backward, 20 objects: reference assignment {theirs:.1f} ms, ours {ours:.1f} ms", end="")
+    print(f"its loss forward and backward, 20 objects: plain {theirs:.1f} ms, ours {ours:.1f} ms", end="")
     print(f" ({ours / theirs:.2f}); without assignment {loss:.1f} ms")
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/assigners.py [--classes 80] [--threads 1]
 
-Time and peak memory (on Linux) of each assigner, how far both agree, how the time grows with objects and priors, and what the
-assignment is to a whole loss. Plain ones stop at nothing: they hold every pair.
+Time and peak memory (on Linux) of each assigner, how far both agree, how the time grows with objects and priors, and
+what the assignment is to a whole loss. Plain ones stop at nothing: they hold every pair.
 
 Shape letters: see ``detloom.structures``.
 """

@@ -138,6 +138,7 @@ class AnchorHead(Head):
                 "size": {"activation": "sigmoid", "limit": None, "scale": 2.0, "exponent": 2.0, "unit": "prior"},
             },
             "score": ["objectness", "classes"],
+            "suppression": True,
         }
 
     def _conv(self, spec: FeatureSpec, outputs: int) -> nn.Conv2d:

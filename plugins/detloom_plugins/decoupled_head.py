@@ -124,6 +124,7 @@ class DecoupledHead(Head):
                 },
             },
             "score": ["objectness", "classes"],
+            "suppression": True,
         }
 
 

@@ -92,6 +92,8 @@ class DecodeSpec(TypedDict):
         outputs: Of one prior, in the order of its channels.
         box: How the box comes about.
         score: Outputs whose sigmoids, multiplied, are the score of each class.
+        suppression: Whether an object can have several boxes, so that those which overlap a better one of
+            their class are to be dropped; else the best boxes are taken as they are.
     """
 
     num_classes: int
@@ -99,3 +101,4 @@ class DecodeSpec(TypedDict):
     outputs: list[Output]
     box: CenterAndSize | Distances
     score: list[Literal["objectness", "classes"]]
+    suppression: bool

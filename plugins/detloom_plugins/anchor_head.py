@@ -1,6 +1,7 @@
 """The anchor-based head of YOLOv7, with implicit knowledge in front of and behind its convolutions.
 
-Raw maps are anchor-major: channel ``anchor * (5 + num_classes) + o``, ``o`` being x, y, w, h, objectness, classes.
+Raw maps are anchor-major: channel ``anchor * (5 + num_classes) + o``, ``o`` being x, y, w, h, objectness, classes;
+without an objectness, ``anchor * (4 + num_classes) + o``.
 
 Shape letters: B images, P priors, C classes, H and W rows and columns, I and O channels in and out.
 
@@ -21,6 +22,7 @@ from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
 from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
+from detloom_plugins.decoupled_branches import PRIOR_PROBABILITY
 from detloom_plugins.prior_cache import PriorCache
 
 __all__ = ["AnchorHead", "ImplicitConv"]
@@ -65,6 +67,8 @@ class AnchorHead(Head):
         num_classes: Number of classes.
         anchors: Widths and heights in pixels of each level's anchors, finest level first.
         implicit: Learn constants in front of and behind the lead convolutions.
+        objectness: Predict an objectness, whose product with a class is its score; some criteria learn one,
+            others ask for heads without.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class AnchorHead(Head):
         *,
         anchors: Sequence[Sequence[Sequence[float]]] = TINY_ANCHORS,
         implicit: bool = True,
+        objectness: bool = True,
     ) -> None:
         super().__init__()
         lead = [spec for spec in inputs if spec.role == Role.LEAD]
@@ -82,8 +87,8 @@ class AnchorHead(Head):
         self.num_classes = num_classes
         self.anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in anchors)
         self.strides = tuple(spec.stride for spec in lead)
-        self.traits = HeadTraits(anchors=True, objectness=True, levels=len(lead))
-        self.channels = 5 + num_classes
+        self.traits = HeadTraits(anchors=True, objectness=objectness, levels=len(lead))
+        self.channels = 4 + int(objectness) + num_classes
         self.priors = PriorCache(self.strides, self.anchors)
         outputs = len(self.anchors[0]) * self.channels
         convs = [self._conv(spec, outputs) for spec in lead]
@@ -106,7 +111,8 @@ class AnchorHead(Head):
         raw_BPO = torch.cat([each.permute(0, 2, 3, 1).reshape(each.shape[0], -1, self.channels) for each in maps], 1)
         if raw_BPO.dtype != torch.float64:
             raw_BPO = raw_BPO.float()
-        box_BP4, objectness_BP1, classes_BPC = torch.split(raw_BPO, [4, 1, self.num_classes], dim=-1)
+        num_objectness = int(self.traits.objectness)
+        box_BP4, objectness_BPO, classes_BPC = torch.split(raw_BPO, [4, num_objectness, self.num_classes], dim=-1)
         offset_BP2, scale_BP2 = torch.split(2 * box_BP4.sigmoid(), 2, dim=-1)
         # The offset runs from -1/2 to 3/2 of a cell, from its corner; priors have the cell's centre.
         center_BP2 = priors.centers_P2 + (offset_BP2 - 1) * priors.strides_P[:, None]
@@ -114,12 +120,13 @@ class AnchorHead(Head):
         return Predictions(
             boxes_BP4=torch.cat((center_BP2 - half_BP2, center_BP2 + half_BP2), dim=-1),
             class_logits_BPC=classes_BPC,
-            objectness_BP=objectness_BP1.squeeze(-1),
+            objectness_BP=objectness_BPO.squeeze(-1) if num_objectness else None,
             priors=priors,
         )
 
     def decode_spec(self) -> DecodeSpec:
         """Return as plain JSON data all that a decoder needs on a host without torch."""
+        has_objectness = self.traits.objectness
         return {
             "num_classes": self.num_classes,
             "levels": [
@@ -129,7 +136,7 @@ class AnchorHead(Head):
             "outputs": [
                 {"name": "center", "channels": 2},
                 {"name": "size", "channels": 2},
-                {"name": "objectness", "channels": 1},
+                *(({"name": "objectness", "channels": 1},) if has_objectness else ()),
                 {"name": "classes", "channels": self.num_classes},
             ],
             "box": {
@@ -137,15 +144,22 @@ class AnchorHead(Head):
                 "center": {"activation": "sigmoid", "scale": 2.0, "shift": -0.5},
                 "size": {"activation": "sigmoid", "limit": None, "scale": 2.0, "exponent": 2.0, "unit": "prior"},
             },
-            "score": ["objectness", "classes"],
+            "score": ["objectness", "classes"] if has_objectness else ["classes"],
+            "suppression": True,
         }
 
     def _conv(self, spec: FeatureSpec, outputs: int) -> nn.Conv2d:
-        """Return a convolution that expects 8 objects in 640 x 640 pixels, and classes as rare as there are many."""
+        """Return a convolution that expects 8 objects in 640 x 640 pixels, and classes as rare as there are many.
+
+        Without an objectness, each class starts from the small probability of Lin et al. (2017), section 4.1.
+        """
         conv = nn.Conv2d(spec.channels, outputs, 1)
         prior_O = torch.zeros(self.channels)
-        prior_O[4] = math.log(8 / (640 / spec.stride) ** 2)
-        prior_O[5:] = math.log(0.6 / (self.num_classes - 0.99))
+        if self.traits.objectness:
+            prior_O[4] = math.log(8 / (640 / spec.stride) ** 2)
+            prior_O[5:] = math.log(0.6 / (self.num_classes - 0.99))
+        else:
+            prior_O[4:] = math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY))
         if conv.bias is not None:
             # Added to the drawn bias, not in its place.
             conv.bias = nn.Parameter(conv.bias.detach() + torch.cat([prior_O] * (outputs // self.channels)))

@@ -19,6 +19,7 @@ from detloom.ops.iou import OverlapKind, overlap
 from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot, smoothed_labels
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
+from detloom_plugins.objectness import objection_without_objectness
 
 __all__ = ["Yolov7Criterion", "last_match_of_each_prior", "register_components"]
 
@@ -90,8 +91,8 @@ class Yolov7Criterion(Criterion):
 
     def objection(self, head: HeadTraits) -> str | None:
         """Ask for an objectness, and for a weight of each level."""
-        if not head.objectness:
-            return "it learns an objectness, which this head does not predict"
+        if objection := objection_without_objectness(head):
+            return objection
         if self.balance is None:
             if head.levels > len(MORE_LEVELS):
                 return (

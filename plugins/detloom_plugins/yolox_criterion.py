@@ -18,6 +18,7 @@ from detloom.ops.iou import overlap
 from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Targets
+from detloom_plugins.objectness import objection_without_objectness
 
 __all__ = ["YoloxCriterion", "register_components"]
 
@@ -47,7 +48,7 @@ class YoloxCriterion(Criterion):
 
     def objection(self, head: HeadTraits) -> str | None:
         """Ask for an objectness."""
-        return None if head.objectness else "it learns an objectness, which this head does not predict"
+        return objection_without_objectness(head)
 
     def losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
         """Return ``box``, ``objectness`` and ``class``, and ``l1`` where it has a gain."""

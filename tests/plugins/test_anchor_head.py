@@ -139,6 +139,31 @@ def test_biases_start_from_the_published_prior(num_classes: int) -> None:
     assert torch.allclose(bias_AO[:, 5:], torch.tensor(math.log(0.6 / (num_classes - 0.99))), atol=1 / 64)
 
 
+def test_without_objectness_its_channel_is_gone_and_the_others_stay() -> None:
+    with_one, without = head(), head(objectness=False)
+    raw_BPO = torch.randn(1, 4 * 6 * 2, 8)
+    maps = [raw_BPO.view(1, 4, 6, 16).permute(0, 3, 1, 2), torch.zeros(1, 16, 2, 3)]
+    fewer_BPO = torch.cat((raw_BPO[..., :4], raw_BPO[..., 5:]), -1)
+    fewer = [fewer_BPO.view(1, 4, 6, 14).permute(0, 3, 1, 2), torch.zeros(1, 14, 2, 3)]
+
+    expected, found = with_one.decode(maps), without.decode(fewer)
+
+    assert [each.shape[1] for each in without(levels()).lead] == [14, 14]
+    assert (with_one.traits.objectness, without.traits.objectness) == (True, False)
+    assert found.objectness_BP is None
+    assert torch.equal(found.boxes_BP4, expected.boxes_BP4)
+    assert torch.equal(found.class_logits_BPC, expected.class_logits_BPC)
+
+
+def test_without_objectness_classes_start_rare() -> None:
+    made = AnchorHead((FeatureSpec(4096, 8),), 3, anchors=ANCHORS[:1], implicit=False, objectness=False)
+
+    bias_AO = made.state_dict()["lead.0.bias"].view(2, -1)
+
+    assert torch.allclose(bias_AO[:, :4], torch.zeros(()), atol=1 / 64)
+    assert torch.allclose(bias_AO[:, 4:].sigmoid(), torch.tensor(0.01), rtol=0.02)
+
+
 def test_implicit_convolution_multiplies_after_and_adds_before() -> None:
     conv = ImplicitConv(nn.Conv2d(4, 6, 1))
     x = torch.rand(2, 4, 3, 3)

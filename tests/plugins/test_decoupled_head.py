@@ -73,6 +73,23 @@ def test_scores_start_rare() -> None:
     assert all(torch.allclose(bias.sigmoid(), torch.tensor(0.01)) for bias in biases)
 
 
+def test_without_objectness_its_channel_is_gone_and_the_others_stay() -> None:
+    torch.manual_seed(0)
+    with_one = DecoupledHead(LEAD, 3, width=8).eval()
+    torch.manual_seed(0)
+    without = DecoupledHead(LEAD, 3, width=8, objectness=False).eval()
+    without.load_state_dict({k: v for k, v in with_one.state_dict().items() if "objectness" not in k})
+    given = levels()
+
+    expected = with_one.decode(with_one(given).lead)
+    found = without.decode(without(given).lead)
+
+    assert (with_one.traits.objectness, without.traits.objectness) == (True, False)
+    assert found.objectness_BP is None
+    torch.testing.assert_close(found.boxes_BP4, expected.boxes_BP4)
+    torch.testing.assert_close(found.class_logits_BPC, expected.class_logits_BPC)
+
+
 def test_branches_share_the_stem_alone() -> None:
     head = DecoupledHead(LEAD[:1], 3, width=8)
 

@@ -124,6 +124,8 @@ def detect(
 ) -> Kept:
     """Return what is found in a batch, in pixels of the network's input.
 
+    What a head finds that is made to find each object once is not suppressed.
+
     Args:
         model: In evaluation mode.
         images_BCHW: RGB, uint8 from 0 to 255.
@@ -153,7 +155,7 @@ def detect(
         return suppress(
             model.head.decode(maps.lead),
             score=score,
-            overlap=overlap,
+            overlap=None if model.head.traits.one_to_one else overlap,
             max_detections=max_detections,
             multi_label=multi_label,
             agnostic=agnostic,

@@ -1,9 +1,10 @@
-"""What criteria share: cross-entropy of independent classes, soft and focal.
+"""What criteria share: cross-entropy of independent classes, soft and focal, and of distributions of distances.
 
-Shape letters: X any shape, B images, P priors, M matches or other rows, C classes.
+Shape letters: X any shape, B images, P priors, M matches or other rows, C classes, R bins.
 
 References:
     Focal loss: Lin et al. (2017), equations 4-5. Label smoothing: Szegedy et al. (2016), section 7.
+    Distribution focal loss: Li et al. (2020), Generalized focal loss, section 3.2.
 """
 
 import torch
@@ -12,7 +13,14 @@ from torch.nn import functional
 
 from detloom.structures import Assignment
 
-__all__ = ["binary_cross_entropy", "of_no_ignored", "one_hot", "smoothed_labels"]
+__all__ = [
+    "binary_cross_entropy",
+    "distribution_focal",
+    "focal_of_absence",
+    "of_no_ignored",
+    "one_hot",
+    "smoothed_labels",
+]
 
 
 def smoothed_labels(smoothing: float) -> tuple[float, float]:
@@ -64,3 +72,33 @@ def binary_cross_entropy(
     miss_X = targets_X * (1 - probability_X) + (1 - targets_X) * probability_X
     balance_X = targets_X * focal_alpha + (1 - targets_X) * (1 - focal_alpha)
     return loss_X * balance_X * miss_X.pow(focal_gamma)
+
+
+def focal_of_absence(logits_X: Tensor, gamma: float) -> Tensor:
+    """Return what each logit costs where nothing is to be found: ``-p^gamma log(1 - p)``.
+
+    Args:
+        logits_X: Before the sigmoid.
+        gamma: How much easy cases are neglected: 0, or at least 1, as gradients are infinite at 0 in between.
+    """
+    loss_X = functional.softplus(logits_X)
+    return loss_X if gamma == 0 else logits_X.sigmoid().pow(gamma) * loss_X
+
+
+def distribution_focal(logits_M4R: Tensor, distances_M4: Tensor) -> Tensor:
+    """Return the ``[M, 4]`` cross-entropies of distributions with the two bins beside each distance.
+
+    The nearer bin counts as much more as it is nearer.
+
+    Args:
+        logits_M4R: Of the distances 0, 1, ..., ``R - 1``.
+        distances_M4: To learn; what lies outside of the bins is learned as the first or last of them.
+    """
+    last = logits_M4R.shape[-1] - 1
+    distances_M4 = distances_M4.clamp(0, last)
+    # The last bin is the one after the last but one. A NaN has no bin, and its weights are NaN.
+    lower_M4 = distances_M4.nan_to_num().floor().clamp(max=last - 1)
+    upper_weight_M4 = distances_M4 - lower_M4
+    bins_M42 = torch.stack((lower_M4, lower_M4 + 1), dim=-1).long()
+    lower_M4, upper_M4 = logits_M4R.log_softmax(dim=-1).gather(-1, bins_M42).unbind(-1)
+    return -(1 - upper_weight_M4) * lower_M4 - upper_weight_M4 * upper_M4

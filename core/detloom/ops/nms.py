@@ -85,7 +85,7 @@ def suppress(
     predictions: Predictions,
     *,
     score: float,
-    overlap: float,
+    overlap: float | None,
     max_detections: int = 300,
     multi_label: bool = False,
     agnostic: bool = False,
@@ -102,7 +102,8 @@ def suppress(
     Args:
         predictions: Decoded predictions of the lead levels.
         score: Rows must score above this.
-        overlap: Rows that overlap a better one by more than this IoU are dropped.
+        overlap: Rows that overlap a better one by more than this IoU are dropped; None drops none of
+            them, for heads that find each object once.
         max_detections: Boxes kept of an image.
         multi_label: Whether a box may appear with several labels; else with its best alone.
         agnostic: Whether boxes of different classes suppress one another.
@@ -110,6 +111,8 @@ def suppress(
         candidates: Rows of an image that enter the suppression, the best ones.
     """
     rows = _rows(predictions, score, multi_label=multi_label, classes=classes)
+    if overlap is None:
+        return _kept(rows, _best(rows, max_detections), predictions.num_images)
     if rows.scores_R.device.type in WITHOUT_FLOAT64:
         rows = rows.to("cpu")
     apart_R4 = _apart(rows, predictions.num_classes, agnostic=agnostic)
@@ -122,8 +125,12 @@ def suppress(
         max_detections=max_detections,
         candidates=candidates,
     )
+    return _kept(rows, kept_K, predictions.num_images)
+
+
+def _kept(rows: _Rows, kept_K: Tensor, num_images: int) -> Kept:
     kept = rows[kept_K]
-    return Kept(kept.boxes_R4, kept.scores_R, kept.labels_R, kept.image_R, predictions.num_images)
+    return Kept(kept.boxes_R4, kept.scores_R, kept.labels_R, kept.image_R, num_images)
 
 
 def _rows(predictions: Predictions, score: float, *, multi_label: bool, classes: Sequence[int] | None) -> _Rows:
@@ -224,6 +231,12 @@ def _keep_together(
         by_image_K, rank_K = _ranked(rows.scores_R[found_K], rows.image_R[found_K])
         kept_K = found_K[by_image_K[rank_K < max_detections]]
     return kept_K
+
+
+def _best(rows: _Rows, max_detections: int) -> Tensor:
+    """Return the indices of the best rows of each image; of equal ones the first."""
+    order_R, rank_R = _ranked(rows.scores_R, rows.image_R)
+    return order_R[rank_R < max_detections]
 
 
 def _ranked(scores_R: Tensor, image_R: Tensor) -> tuple[Tensor, Tensor]:

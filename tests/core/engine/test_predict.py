@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from detloom.detector import Detector
 from detloom.engine.predict import stream, write_predictions
 from detloom.engine.sources import Source
 from detloom.errors import ArtifactError, DataError, RecipeError, TrainingError
-from detloom.structures import Detections
+from detloom.structures import Detections, Predictions
 
 Picture = NDArray[np.uint8]
 
@@ -104,6 +105,26 @@ def test_files_folders_and_patterns_are_read_in_order(detector: Detector, tmp_pa
     assert [Path(str(each.source)).name for each in folder] == ["a.png", "b.png", "c.bmp"]
     assert [boxes(each)[0][0] for each in pattern] == [8, 0]
     assert [boxes(each)[0][0] for each in several] == [16, 40]
+
+
+@pytest.mark.parametrize(("one_to_one", "count"), [(False, 1), (True, 2)])
+def test_what_a_one_to_one_head_finds_is_not_suppressed(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, one_to_one: bool, count: int
+) -> None:
+    head = detector.head
+    decode = head.decode
+
+    def decode_large(maps: Any) -> Predictions:
+        # Boxes of three cells a side: those of neighbours overlap by a half.
+        found = decode(maps)
+        return replace(found, boxes_BP4=found.boxes_BP4 + torch.tensor([-8.0, -8.0, 8.0, 8.0]))
+
+    monkeypatch.setattr(head, "decode", decode_large)
+    head.traits = replace(head.traits, one_to_one=one_to_one)
+
+    (found,) = predict(detector, picture((2, 3), (2, 4)), image_size=64, overlap=0.4)
+
+    assert len(found) == count
 
 
 def test_video_is_streamed_frame_by_frame(detector: Detector, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Suppression against a slow reference, by hand, and against the golden files."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,44 @@ def test_blocks_and_batches_change_nothing(
         torch.testing.assert_close(other.boxes_K4, whole.boxes_K4)
         torch.testing.assert_close(other.scores_K, whole.scores_K)
         assert other.image_K.tolist() == whole.image_K.tolist()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    multi_label=st.booleans(),
+    max_detections=st.sampled_from([1, 3, 300]),
+    with_objectness=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_without_an_overlap_the_best_rows_are_kept_as_they_are(
+    seed: int, multi_label: bool, max_detections: int, with_objectness: bool
+) -> None:
+    found = random_predictions(seed, images=3, priors=20, classes=2)
+    if not with_objectness:
+        found = replace(found, objectness_BP=None)
+
+    kept = suppress(found, score=0.3, overlap=None, max_detections=max_detections, multi_label=multi_label)
+
+    for image, (boxes_K4, scores_K, labels_K) in enumerate(kept.per_image()):
+        rows = []
+        for prior in range(20):
+            score_C = found.class_logits_BPC[image, prior].sigmoid()
+            if found.objectness_BP is not None:
+                score_C = score_C * found.objectness_BP[image, prior].sigmoid()
+            labels = range(2) if multi_label else [int(score_C.argmax())]
+            rows += [(-float(score_C[c]), prior, c) for c in labels if score_C[c] > 0.3]
+        expected = sorted(rows)[:max_detections]
+        assert labels_K.tolist() == [label for _, _, label in expected]
+        assert scores_K.tolist() == pytest.approx([-score for score, _, _ in expected])
+        torch.testing.assert_close(boxes_K4, found.boxes_BP4[image, [p for _, p, _ in expected]].reshape(-1, 4))
+
+
+def test_of_equal_scores_the_first_priors_are_kept() -> None:
+    boxes = torch.arange(8.0)[:, None].expand(8, 4)[None]
+
+    kept = suppress(predictions(boxes, torch.full((1, 8, 1), 0.5)), score=0.1, overlap=None, max_detections=3)
+
+    assert kept.boxes_K4[:, 0].tolist() == [0, 1, 2]
 
 
 def test_rows_of_a_device_without_float64_are_compared_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

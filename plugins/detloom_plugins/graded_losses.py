@@ -1,0 +1,162 @@
+"""What criteria without objectness share: classes that learn how good a match is, and boxes that weigh as much.
+
+Shape letters: B images, P priors, C classes, M matches.
+
+References: Lin et al., Focal loss (2017); Li et al., Generalized focal loss (2020), section 3; Zhang et al.,
+VarifocalNet (2021), section 3; Feng et al., TOOD (2021), section 3.2, and Li et al., YOLOv6 (2022), section 2.3, for
+labels that an assigner grades.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from detloom.errors import RecipeError
+from detloom.ops.iou import OverlapKind, overlap
+from detloom.ops.losses import distribution_focal, of_no_ignored
+from detloom.ops.reduce import mean_over_processes
+from detloom.structures import Assignment, Predictions, Targets
+
+__all__ = [
+    "ClassLoss",
+    "GradedLosses",
+    "Labels",
+    "check_share",
+    "check_sharpness",
+    "learned_labels",
+]
+
+Labels = Literal["either", "overlap", "quality"]
+"""What the class of a matched prior learns.
+
+``quality``: the quality of the match, as the assigner says. ``overlap``: the IoU of the predicted box, at most the
+quality. ``either``: the quality where the assigner grades its matches; where it does not, so that the quality is 1, the
+IoU of the predicted box.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLoss:
+    """What classes cost, one by one.
+
+    Attributes:
+        absent: Logits of any shape to the cost of each, where nothing is to be found.
+        present: Logits and labels of one shape, the labels in [0, 1], to the cost of each.
+    """
+
+    absent: Callable[[Tensor], Tensor]
+    present: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class GradedLosses:
+    """The losses of classes, boxes and distributions of boxes, each divided by the sum of the matches' qualities.
+
+    That sum, at least 1 and a mean over processes, is the number of matches where labels are hard, by which Li et
+    al. (2020) and Zhang et al. (2021) divide, and the sum of the alignments where an assigner grades its matches, by
+    which Feng et al. (2021) and Li et al. (2022) divide. Boxes and distributions are weighed by what the classes learn.
+
+    Attributes:
+        class_loss: What classes cost.
+        labels: What the class of a matched prior learns.
+        overlap: Measure of overlap of the boxes.
+        classes: Gain of the classes.
+        box: Gain of ``1 - overlap``.
+        distribution: Gain of the distributions, as means over the four sides.
+    """
+
+    class_loss: ClassLoss
+    labels: Labels
+    overlap: OverlapKind
+    classes: float
+    box: float
+    distribution: float
+
+    def __post_init__(self) -> None:
+        if self.overlap not in get_args(OverlapKind):
+            raise RecipeError(f"overlap must be one of {', '.join(get_args(OverlapKind))}, got {self.overlap!r}")
+        if self.labels not in get_args(Labels):
+            raise RecipeError(f"labels must be one of {', '.join(get_args(Labels))}, got {self.labels!r}")
+
+    def of(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
+        """Return ``box`` and ``class``, and ``distribution`` where it is predicted; in float32."""
+        with torch.autocast(predictions.boxes_BP4.device.type, enabled=False):
+            return self._of(predictions, assignment, targets)
+
+    def _of(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
+        image_M, prior_M, target_M = assignment.image_M, assignment.prior_M, assignment.target_M
+        boxes_M4 = predictions.boxes_BP4[image_M, prior_M].float()
+        target_boxes_M4 = targets.boxes_T4[target_M]
+        iou_M = overlap(boxes_M4.detach(), target_boxes_M4)
+        label_M = learned_labels(self.labels, iou_M, assignment.quality_M)
+        count = mean_over_processes(assignment.quality_M.sum()).clamp(min=1)
+        overlap_M = overlap(boxes_M4, target_boxes_M4, self.overlap)
+        class_sum = _class_sum(self.class_loss, predictions, assignment, targets.labels_T[target_M], label_M)
+        losses = {
+            "box": self.box * (label_M * (1 - overlap_M)).sum() / count,
+            "class": self.classes * class_sum / count,
+        }
+        if predictions.distribution_BP4R is not None:
+            logits_M4R = predictions.distribution_BP4R[image_M, prior_M].float()
+            center_M2 = predictions.priors.centers_P2[prior_M]
+            distances_M4 = torch.cat((center_M2 - target_boxes_M4[:, :2], target_boxes_M4[:, 2:] - center_M2), dim=1)
+            distances_M4 = distances_M4 / predictions.priors.strides_P[prior_M, None]
+            of_sides_M4 = distribution_focal(logits_M4R, distances_M4)
+            losses["distribution"] = self.distribution * (label_M * of_sides_M4.mean(dim=1)).sum() / count
+        return losses
+
+
+def learned_labels(labels: Labels, iou_M: Tensor, quality_M: Tensor) -> Tensor:
+    """Return what the class of each matched prior learns; a NaN stays one."""
+    match labels:
+        case "quality":
+            return quality_M
+        case "overlap":
+            return torch.minimum(iou_M, quality_M)
+        case "either":
+            return torch.where(quality_M == 1, iou_M, quality_M)
+
+
+def check_share(name: str, value: float, published: float) -> None:
+    """Refuse a weight of one side that leaves the other less than nothing."""
+    if not 0 <= value <= 1:
+        raise RecipeError(f"{name} must lie in [0, 1], got {value}; published is {published}")
+
+
+def check_sharpness(name: str, value: float, published: float) -> None:
+    """Refuse a power whose gradient is infinite for perfect answers."""
+    if value != 0 and value < 1:
+        raise RecipeError(f"{name} must be 0, or at least 1, got {value}; published is {published}")
+
+
+def _class_sum(
+    loss: ClassLoss, predictions: Predictions, assignment: Assignment, class_M: Tensor, label_M: Tensor
+) -> Tensor:
+    """Return the cost of all classes of all priors; those of no match are absent.
+
+    Nothing but the absence is computed for all: what is present is put in its place, match by match.
+    """
+    logits_BPC = predictions.class_logits_BPC.float()
+    _, num_priors, num_classes = logits_BPC.shape
+    absent_BP = of_no_ignored(loss.absent(logits_BPC).sum(dim=-1), assignment)
+    place_M = (assignment.image_M * num_priors + assignment.prior_M) * num_classes + class_M
+    is_first_M, label_M = _largest_of_each(place_M, label_M)
+    logits_M = logits_BPC[assignment.image_M, assignment.prior_M, class_M]
+    difference_M = loss.present(logits_M, label_M) - loss.absent(logits_M)
+    return absent_BP.sum() + torch.where(is_first_M, difference_M, 0.0).sum()
+
+
+def _largest_of_each(place_M: Tensor, label_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether a row is the first of its place, and the largest label of the place; asks nothing of the device.
+
+    A prior learns the better of two targets of one class.
+    """
+    place_M, order_M = place_M.sort(stable=True)
+    is_first_M = torch.ones_like(place_M, dtype=torch.bool)
+    is_first_M[1:] = place_M[1:] != place_M[:-1]
+    run_M = is_first_M.cumsum(dim=0) - 1
+    largest_M = torch.zeros_like(label_M).scatter_reduce(0, run_M, label_M[order_M], "amax")[run_M]
+    return is_first_M.scatter(0, order_M, is_first_M), largest_M.scatter(0, order_M, largest_M)

@@ -703,6 +703,27 @@ def test_a_file_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "absent.pt")
 
 
+def test_the_documents_count_the_hostile_files() -> None:
+    """Each is refused in a test above, and those of the first row are proved to leave no mark."""
+    tried = {
+        "programs": len(EXECUTED) * len(WRAPS),
+        "outsized": len(OUTSIZED) + len(STREAMS) + len(REPEATED) * len(WRAPS),
+        "tensors": len(TENSORS) * 2 + 1,
+        "zip": len(ZIPS),
+        "safetensors": len(HEADERS),
+        "cut short": CUTS * 2,
+        "another kind": len(OTHERS),
+    }
+    documented = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+
+    section = documented.read_text(encoding="utf-8").partition("hostile or broken files")[2].partition("\n\n##")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+
+    assert [int(count) for _, count, *_ in rows] == [*tried.values(), sum(tried.values())]
+    assert all(word in kind for word, (kind, *_) in zip(tried, rows, strict=False))
+    assert all(row[2:] == [row[1], "0"] for row in rows)
+
+
 class Net(nn.Module):
     """Has a bit of everything that networks have."""
 

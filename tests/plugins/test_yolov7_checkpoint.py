@@ -31,7 +31,8 @@ from detloom.foreign import ForeignCheckpoint, read_checkpoint
 from detloom.matching import import_checkpoint
 from detloom.structures import HeadMaps
 from detloom_plugins.anchor_head import AnchorHead
-from detloom_plugins.yolov7_checkpoint import Yolov7Importer, published_layers
+from detloom_plugins.yolov7_checkpoint import Yolov7Importer
+from detloom_plugins.yolov7_layers import published_layers
 
 Shared = Callable[[str], Path]
 State = dict[str, Tensor]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detloom.detector import Detector
 from detloom.errors import ArtifactError
-from detloom.foreign import ForeignCheckpoint, listed
+from detloom.foreign import ForeignCheckpoint, ForeignModule, listed
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Importer
 from detloom.kinds import Kind
@@ -26,6 +26,19 @@ __all__ = ["Yolov7Importer"]
 HEAD_KERNEL = re.compile(r"model\.(\d+)\.m\.0\.weight")
 ACTIVATIONS = {"SiLU": "silu", "LeakyReLU": "leaky-relu", "ReLU": "relu"}
 SLOPE = 0.1
+MOST_CLASSES = 100_000
+MOST_ANCHORS = 1000
+MOST_INPUTS = 20
+LONGEST_NAME = 500
+LAYER = re.compile(r"model\.(\d{1,6})(\..*)?")
+# What torch's modules do that have no tensors, by attribute.
+FACTS = {
+    "MaxPool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "Upsample": ("size", "scale_factor", "mode", "align_corners"),
+}
+# Modules of torch that compute nothing at inference, or that are looked at elsewhere.
+ELSEWHERE = frozenset({"activation", "container", "dropout", "linear", "loss", "module"})
+TORCH = "torch.nn.modules."
 
 
 class Yolov7Importer(Importer):
@@ -53,9 +66,11 @@ class Yolov7Importer(Importer):
         if names is None:
             return tuple(str(index) for index in range(count))
         if not isinstance(names, list | tuple) or not all(
-            isinstance(name, str) and name.isprintable() for name in names
+            isinstance(name, str) and len(name) <= LONGEST_NAME and name.isprintable() for name in names
         ):
-            raise ArtifactError(f"{checkpoint.path}: the class names in this file are no printable text")
+            raise ArtifactError(
+                f"{checkpoint.path}: the class names in this file are no printable text of up to {LONGEST_NAME} letters"
+            )
         if len(names) != count:
             raise ArtifactError(
                 f"{checkpoint.path}: this file has {len(names)} class names for {count} classes; it was put together "
@@ -99,6 +114,7 @@ class Yolov7Importer(Importer):
             )
         layers = published_layers(detector, lambda name: name in checkpoint.tensors)
         _check_wiring(checkpoint, layers)
+        _check_plain(checkpoint, layers)
         mapping: dict[str, str | None] = {}
         for number, layer in enumerate(layers):
             for part, path in layer.modules.items():
@@ -121,12 +137,50 @@ def _check_wiring(checkpoint: ForeignCheckpoint, layers: list[PublishedLayer]) -
         if not isinstance(stated, list | tuple) or not all(isinstance(each, int) for each in stated):
             continue
         # Counted from the layer itself where it is negative; the first reads the picture.
-        inputs = tuple(max(number + each, -1) if each < 0 else each for each in stated)
-        if inputs != layer.inputs:
+        inputs = tuple(max(number + each, -1) if each < 0 else each for each in stated[:MOST_INPUTS])
+        if inputs != layer.inputs or len(stated) > MOST_INPUTS:
             raise ArtifactError(
                 f"{checkpoint.path}: layer {number} of this file reads layers {list(inputs)}, in the recipe's network "
                 f"it reads {list(layer.inputs)}; the file is of another architecture"
             )
+
+
+def _check_plain(checkpoint: ForeignCheckpoint, layers: list[PublishedLayer]) -> None:
+    """Hold pooling, enlarging and the like, which have no tensors, against what ours does; functions are not seen."""
+    with_tensors = {name.rpartition(".")[0] for name in checkpoint.tensors}
+    found: dict[int, dict[str, ForeignModule]] = {}
+    for path, module in checkpoint.modules.items():
+        layer, (home, _, kind) = LAYER.fullmatch(path), module.kind.removeprefix(TORCH).partition(".")
+        is_of_torch = module.kind.startswith(TORCH) and kind
+        if layer and is_of_torch and home not in ELSEWHERE and path not in with_tensors:
+            found.setdefault(int(layer[1]), {})[path] = module
+    for number, theirs in found.items():
+        ours = layers[number].plain if number < len(layers) else ()
+        kinds = [module.kind.rpartition(".")[2] for module in theirs.values()]
+        expected = [type(module).__name__ for module in ours]
+        if kinds != expected:
+            raise ArtifactError(
+                f"{checkpoint.path}: layer {number} of this file has {listed(kinds)}, in the recipe's network it has "
+                f"{', '.join(expected) or 'nothing of the kind'}; the file is of another architecture"
+            )
+        for (path, module), our in zip(theirs.items(), ours, strict=True):
+            for fact in FACTS[type(our).__name__]:
+                one, other = _alike(module.attributes.get(fact)), _alike(getattr(our, fact))
+                if fact in module.attributes and one != other:
+                    raise ArtifactError(
+                        f"{checkpoint.path}: {fact} of {path} is {_shown(one)}, in the recipe's network {other}; the "
+                        "file is of another architecture"
+                    )
+
+
+def _alike(value: Any) -> Any:
+    """Return a number for two equal ones: windows are written in both ways."""
+    is_pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, int | float) for each in value)
+    return value[0] if is_pair and value[0] == value[1] else value
+
+
+def _shown(value: Any) -> str:
+    return listed([str(value)]) if value is None or isinstance(value, int | float | str) else type(value).__name__
 
 
 def _check_anchors(checkpoint: ForeignCheckpoint, detector: Detector) -> None:
@@ -136,7 +190,8 @@ def _check_anchors(checkpoint: ForeignCheckpoint, detector: Detector) -> None:
     if cells is None or pixels is None:
         return
     strides = torch.tensor(detector.strides)
-    if len(strides) != len(cells) or not torch.allclose(cells * strides[:, None, None], pixels, rtol=1e-2):
+    fits = cells.shape == pixels.shape and len(strides) == len(cells)
+    if not fits or not torch.allclose(cells * strides[:, None, None], pixels, rtol=1e-2):
         raise ArtifactError(
             f"{checkpoint.path}: anchors and anchor_grid of this file contradict each other at strides "
             f"{list(detector.strides)}; it is of another architecture, or damaged"
@@ -153,7 +208,7 @@ def _anchors(checkpoint: ForeignCheckpoint) -> Tensor | None:
     grid = checkpoint.tensors.get(f"{_head(checkpoint)}.anchor_grid")
     if grid is None:
         return None
-    if grid.dim() != 6 or grid.shape[-1] != 2 or not grid.numel() or not grid.min() > 0:
+    if grid.dim() != 6 or grid.shape[-1] != 2 or not 0 < grid.numel() <= 2 * MOST_ANCHORS or not grid.min() > 0:
         raise ArtifactError(f"{checkpoint.path}: anchor_grid has the shape {list(grid.shape)}, or no positive sizes")
     return grid.reshape(grid.shape[0], -1, 2)
 
@@ -161,18 +216,24 @@ def _anchors(checkpoint: ForeignCheckpoint) -> Tensor | None:
 def _num_classes(checkpoint: ForeignCheckpoint) -> int:
     anchors = _anchors(checkpoint)
     per_cell = 3 if anchors is None else anchors.shape[1]
-    outputs = checkpoint.tensors[f"{_head(checkpoint)}.m.0.weight"].shape[0]
+    weight = checkpoint.tensors[f"{_head(checkpoint)}.m.0.weight"]
+    outputs = len(weight) if weight.dim() and weight.numel() else 0
     count, rest = divmod(outputs, per_cell)
-    if rest or count <= 5:
+    if rest or not 5 < count <= 5 + MOST_CLASSES:
         raise ArtifactError(
-            f"{checkpoint.path}: a head with {outputs} outputs for {per_cell} anchors has no whole number of classes"
+            f"{checkpoint.path}: a head with {outputs:,} outputs for {per_cell} anchors has no whole number of "
+            f"classes, or more than {MOST_CLASSES:,}"
         )
     return count - 5
 
 
 def _activation(checkpoint: ForeignCheckpoint) -> str | None:
     """Return the one activation of all layers, or nothing where tensors alone were saved."""
-    found = {_activation_name(checkpoint, path) for path in checkpoint.modules if path.endswith(".act")}
+    found = {
+        _activation_name(checkpoint, path)
+        for path, module in checkpoint.modules.items()
+        if path.endswith(".act") or module.kind.startswith(f"{TORCH}activation.")
+    }
     if len(found) > 1 or not found <= set(ACTIVATIONS.values()):
         raise ArtifactError(
             f"{checkpoint.path}: the layers of this file have the activations {listed(sorted(found))}; one for "

@@ -29,6 +29,9 @@ PARTS_OF_REPCONV = {
     "rbr_1x1.1": "bn1",
     "rbr_identity": "identity",
 }
+# What our networks do by functions.
+PYRAMID = tuple(nn.MaxPool2d(window, 1, window // 2) for window in (5, 9, 13))
+ENLARGED = nn.Upsample(scale_factor=2.0, mode="nearest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,13 @@ class PublishedLayer:
         inputs: Numbers of the layers that it reads, in order; -1 is the picture.
         modules: Our path of each part that has tensors; a layer that is one part calls it by nothing.
         tensors: Our name of each tensor that belongs to no such part.
+        plain: What it has of torch's modules without tensors, activations aside, in order: pooling, enlarging.
     """
 
     inputs: tuple[int, ...]
     modules: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    plain: tuple[nn.Module, ...] = ()
 
 
 def published_layers(detector: nn.Module, has: Callable[[str], bool]) -> list[PublishedLayer]:
@@ -103,7 +108,7 @@ class _Walk:
         down, partial = [at], [at]
         for index, merge in enumerate(neck.top_down):
             path = f"neck.top_down.{index}"
-            enlarged = self._plain(self._conv(at, f"{path}.reduce"))
+            enlarged = self._plain(self._conv(at, f"{path}.reduce"), plain=(ENLARGED,))
             joined = self._plain(self._conv(levels[-2 - index], f"{path}.lateral"), enlarged)
             at, last = self._elan(joined, f"{path}.elan", merge.get_submodule("elan"))
             down.insert(0, at)
@@ -117,12 +122,12 @@ class _Walk:
         lead = [self._conv_or_rep(up[index], f"neck.outputs.{index}", conv) for index, conv in enumerate(neck.outputs)]
         return lead, [self._conv(partial[index], f"neck.auxiliary.{index}") for index in range(len(neck.auxiliary))]
 
-    def _plain(self, *inputs: int) -> int:
-        self.layers.append(PublishedLayer(inputs))
+    def _plain(self, *inputs: int, plain: tuple[nn.Module, ...] = ()) -> int:
+        self.layers.append(PublishedLayer(inputs, plain=plain))
         return len(self.layers) - 1
 
-    def _parts(self, at: int, modules: Mapping[str, str]) -> int:
-        self.layers.append(PublishedLayer((at,), modules))
+    def _parts(self, at: int, modules: Mapping[str, str], *plain: nn.Module) -> int:
+        self.layers.append(PublishedLayer((at,), modules, plain=plain))
         return len(self.layers) - 1
 
     def _conv(self, at: int, path: str) -> int:
@@ -142,13 +147,13 @@ class _Walk:
             case nn.Identity():
                 return at
             case nn.MaxPool2d():
-                out = self._plain(at)
+                out = self._plain(at, plain=(module,))
             case TwoBranchTransition() if not self._has(f"model.{len(self.layers)}.cv1.conv.weight"):
-                pooled = self._conv(self._plain(at), f"{path}.pooled")
+                pooled = self._conv(self._plain(at, plain=(module.pool,)), f"{path}.pooled")
                 strided = self._conv(self._conv(at, f"{path}.project"), f"{path}.strided")
                 return self._plain(strided, pooled, *beside)
             case TwoBranchTransition():
-                out = self._numbered(at, path, PARTS_OF_COMBINED)
+                out = self._numbered(at, path, PARTS_OF_COMBINED, module.pool)
             case _:
                 out = self._conv(at, path)
         return self._plain(out, *beside) if beside else out
@@ -172,11 +177,11 @@ class _Walk:
 
     def _spp(self, at: int, module: nn.Module) -> int:
         if not isinstance(module, SppTiny):
-            return self._numbered(at, "neck.spp", PARTS_OF_CSP)
+            return self._numbered(at, "neck.spp", PARTS_OF_CSP, *PYRAMID)
         bypass, entry = self._conv(at, "neck.spp.bypass"), self._conv(at, "neck.spp.entry")
-        five, nine, thirteen = (self._plain(entry) for _ in range(3))
+        five, nine, thirteen = (self._plain(entry, plain=(window,)) for window in PYRAMID)
         mixed = self._conv(self._plain(thirteen, nine, five, entry), "neck.spp.mix")
         return self._conv(self._plain(mixed, bypass), "neck.spp.fuse")
 
-    def _numbered(self, at: int, path: str, parts: tuple[str, ...]) -> int:
-        return self._parts(at, {f"cv{number}": f"{path}.{part}" for number, part in enumerate(parts, start=1)})
+    def _numbered(self, at: int, path: str, parts: tuple[str, ...], *plain: nn.Module) -> int:
+        return self._parts(at, {f"cv{number}": f"{path}.{part}" for number, part in enumerate(parts, start=1)}, *plain)

@@ -26,7 +26,7 @@ DEEPEST_MODULE = 50
 READ = frozenset(f"torch.{name}" for name in STORAGES.values())
 DATA_PARALLEL = "module."
 SHOWN = 5
-LONGEST_SHOWN = 100
+LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +197,11 @@ def _is_half(tensor: Tensor) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first of some names, in text that stays short."""
-    shown = [name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in names[:SHOWN]]
-    # A stranger's text may hold what a terminal would obey.
-    shown = [name if name.isprintable() else repr(name) for name in shown]
+    # A stranger's text may hold what a terminal would obey; written out, it may be longer than it was.
+    shown = [name if name.isprintable() else repr(name) for name in map(_cut, names[:SHOWN])]
+    shown = [_cut(name) for name in shown]
     return ", ".join(shown) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -412,6 +412,33 @@ def test_tensors_left_over_on_both_sides_are_listed(tiny_state: State, tmp_path:
     assert "1 differ: model.1.bn.bias [65] for backbone.stem.1.bn.bias [64]\n" in str(error.value)
 
 
+def test_a_wrong_recipe_is_said_in_few_words(tiny_state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(tiny_state, path)
+
+    with pytest.raises(ArtifactError) as error:
+        import_checkpoint(path, recipe="yolov7")
+
+    assert len(str(error.value)) < 1500
+    assert "  98 of the file are left over: model.10.conv.weight, " in str(error.value)
+    assert " and 93 more\n  318 of the recipe's network are not in the file: " in str(error.value)
+    assert " and 139 more\n  Name another with --recipe" in str(error.value)
+
+
+def test_what_most_recipes_are_refused_for_is_said_first(tiny_state: State, tmp_path: Path) -> None:
+    path = tmp_path / "fused.pt"
+    torch.save(tiny_state | {"model.0.conv.bias": torch.ones(32)}, path)
+
+    with pytest.raises(ArtifactError) as error:
+        import_checkpoint(path)
+
+    assert len(str(error.value)) < 2000
+    first, second, *_ = str(error.value).splitlines()
+    assert first.endswith("this checkpoint fits no recipe; why not, by recipe:")
+    assert "yolov7, yolov7-tiny, " in second
+    assert "the network in this file was fused" in second
+
+
 def test_the_nearest_recipe_is_named_when_none_fits(tiny_state: State, tmp_path: Path) -> None:
     path = tmp_path / "odd.pt"
     torch.save(tiny_state | {"model.2.bn.weight": torch.ones(33)}, path)

@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, flushed to the disk, renamed."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +12,21 @@ from torch import Tensor
 
 from detloom.errors import ArtifactError
 
-__all__ = ["UNFINISHED", "read_tensors", "remove_leftovers", "write_tensors", "write_text", "write_whole"]
+__all__ = [
+    "MOST_TENSORS",
+    "UNFINISHED",
+    "read_tensors",
+    "remove_leftovers",
+    "write_tensors",
+    "write_text",
+    "write_whole",
+]
+
+MOST_TENSORS = 100_000
+"""How many tensors are read of one file: an empty one takes no room there, and some here."""
+LONGEST_HEADER = 16 * 2**20
+MOST_AXES = 8
+LARGEST_SHAPE = 2**48
 
 UNFINISHED = ".unfinished"
 """What the names of files end with that are still being written."""
@@ -70,8 +85,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ArtifactError: There is no such file, or it is none of this format.
     """
     try:
+        with path.open("rb") as start:
+            _hold(int.from_bytes(start.read(8), "little"), LONGEST_HEADER, "bytes of header")
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - no mapping
+            names = list(file.keys())
+            _hold(len(names), MOST_TENSORS, "tensors")
+            for name in names:
+                shape = file.get_slice(name).get_shape()
+                _hold(len(shape), MOST_AXES, "axes of a tensor")
+                # The sizes beside a zero hold nothing, and torch multiplies them all the same.
+                _hold(math.prod(size or 1 for size in shape), LARGEST_SHAPE, "numbers in a tensor, or beside a zero")
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
@@ -82,6 +106,11 @@ def remove_leftovers(directory: Path) -> None:
     """Remove what a killed process had not finished writing."""
     for path in directory.glob(f"*{UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+def _hold(claimed: int, most: int, what: str) -> None:
+    if claimed > most:
+        raise ValueError(f"it claims {claimed:,} {what}, {most:,} are the most")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detloom.durable import read_tensors
+from detloom.durable import MOST_TENSORS, read_tensors
 from detloom.errors import ArtifactError
-from detloom.inert import Inert, TensorRef
+from detloom.inert import STORAGES, Inert, Name, TensorRef
 from detloom.torch_files import TorchFile
 
 __all__ = ["ForeignCheckpoint", "ForeignModule", "listed", "read_checkpoint"]
@@ -18,10 +18,14 @@ __all__ = ["ForeignCheckpoint", "ForeignModule", "listed", "read_checkpoint"]
 # Where checkpoints keep their network, the average of a training before its last weights.
 PARTS = ("ema", "model_ema", "model", "model_state_dict", "state_dict", "module")
 DEEPEST_PART = 4
-MOST_MODULES = 100_000
+# A module, and a table of its parts, may be named in several places, as in any graph: what is counted is paths, what
+# lies under them, and their letters.
+MOST_PARTS = 200_000
+MOST_LETTERS = 16 * 2**20
 DEEPEST_MODULE = 50
+READ = frozenset(f"torch.{name}" for name in STORAGES.values())
 DATA_PARALLEL = "module."
-SHOWN = 20
+SHOWN = 5
 LONGEST_SHOWN = 200
 
 
@@ -30,7 +34,7 @@ class ForeignModule:
     """A module of a network that was saved whole. Whatever it holds is a stranger's, and may be anything.
 
     Attributes:
-        kind: Dotted name of its class, as the file has it.
+        kind: Dotted name of its class, as the file has it; empty where the file has another thing in its place.
         attributes: Its attributes, as ``unpickle.Unpickled`` describes values.
     """
 
@@ -79,6 +83,11 @@ def read_checkpoint(path: Path | str) -> ForeignCheckpoint:
             modules[""] = modules.pop("module")
     if not tensors:
         raise ArtifactError(f"{path}: the network in this file has no tensors")
+    odd = {str(tensor.dtype) for tensor in tensors.values()} - READ
+    if odd:
+        raise ArtifactError(
+            f"{path}: the file has tensors of {', '.join(sorted(odd))}, which are not read; save it again in float32"
+        )
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise ArtifactError(
@@ -107,6 +116,8 @@ def _network(value: Any, path: Path) -> tuple[str, dict[str, TensorRef], dict[st
         if not isinstance(value, dict):
             break
         tensors = {name: each for name, each in value.items() if isinstance(each, TensorRef) and isinstance(name, str)}
+        if len(tensors) > MOST_TENSORS:
+            raise _endless(path)
         if tensors:
             return ".".join(part), tensors, {}
         inner = next((key for key in PARTS if value.get(key) is not None), None)
@@ -127,7 +138,8 @@ def _parts(network: Inert, path: Path) -> tuple[dict[str, TensorRef], dict[str, 
     tensors: dict[str, TensorRef] = {}
     modules: dict[str, ForeignModule] = {}
     for name, module in _walk(network, path):
-        modules[name] = ForeignModule(str(module.of) if not isinstance(module.of, Inert) else "", _state(module))
+        # What else stands in the place of a class may be nested without end, and must not be written out.
+        modules[name] = ForeignModule(str(module.of) if isinstance(module.of, Name) else "", _state(module))
         volatile = _state(module).get("_non_persistent_buffers_set", ())
         for key, each in (*_table(module, "_parameters").items(), *_table(module, "_buffers").items()):
             if each is None or (isinstance(volatile, set) and key in volatile):
@@ -138,18 +150,25 @@ def _parts(network: Inert, path: Path) -> tuple[dict[str, TensorRef], dict[str, 
                     f"{path}: {listed([full])} is no plain tensor with a name of its own; it is not read"
                 )
             tensors[full] = each
+        if len(tensors) > MOST_TENSORS:
+            raise _endless(path)
     return tensors, modules
 
 
 def _walk(network: Inert, path: Path) -> Iterator[tuple[str, Inert]]:
-    # A module may be named in several places, as in any graph: paths are counted, not modules.
     waiting = [("", network, 0)]
-    count = 0
+    parts = letters = 0
     while waiting:
         name, module, depth = waiting.pop()
-        count += 1
-        if count > MOST_MODULES or depth > DEEPEST_MODULE:
-            raise ArtifactError(f"{path}: the network in this file is nested without end; it is damaged or hostile")
+        tables = [_state(module).get(key) for key in ("_modules", "_parameters", "_buffers")]
+        here = sum(len(table) for table in tables if isinstance(table, dict))
+        parts += 1 + here
+        # Before they are made: the path of each part begins with the path to here.
+        letters += here * (1 + len(name)) + sum(
+            len(key) for table in tables if isinstance(table, dict) for key in table if isinstance(key, str)
+        )
+        if parts > MOST_PARTS or letters > MOST_LETTERS or depth > DEEPEST_MODULE:
+            raise _endless(path)
         yield name, module
         children = [
             (f"{name}.{key}" if name else key, child, depth + 1)
@@ -157,6 +176,10 @@ def _walk(network: Inert, path: Path) -> Iterator[tuple[str, Inert]]:
             if isinstance(child, Inert)
         ]
         waiting += reversed(children)
+
+
+def _endless(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path}: the network in this file has parts or names without end; it is damaged or hostile")
 
 
 def _state(module: Inert) -> dict[Any, Any]:
@@ -174,7 +197,11 @@ def _is_half(tensor: Tensor) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first of some names, in text that stays short."""
-    # A stranger's text may hold what a terminal would obey.
-    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
-    shown = [name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in shown]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    # A stranger's text may hold what a terminal would obey; written out, it may be longer than it was.
+    shown = [name if name.isprintable() else repr(name) for name in map(_cut, names[:SHOWN])]
+    shown = [_cut(name) for name in shown]
+    return ", ".join(shown) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -24,8 +24,10 @@ from detloom.workshop import Workshop, workshop
 
 __all__ = ["Imported", "import_checkpoint"]
 
+# How many reasons are given why no recipe could be tried.
+SHOWN = 3
 # What a convolution or a norm does beside its tensors, by attribute.
-FACTS = ("kernel_size", "stride", "padding", "dilation", "groups", "eps")
+FACTS = ("kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "eps")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +201,7 @@ class _Attempt:
             for fact in FACTS:
                 expected, found = getattr(module, fact, None), foreign.attributes.get(fact)
                 if expected is not None and found is not None and expected != found:
-                    shown = found if isinstance(found, int | float | str) else type(found).__name__
+                    shown = listed([str(found)]) if isinstance(found, int | float | str) else type(found).__name__
                     yield f"{fact} of {name} is {shown}, in the recipe's network {expected}"
 
 
@@ -209,17 +211,17 @@ def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
     Raises:
         ArtifactError: It fits none, or networks that do not compute the same.
     """
-    path, fits, refused = attempt.checkpoint.path, list[_Fit](), list[str]()
+    path, fits, refused = attempt.checkpoint.path, list[_Fit](), dict[str, list[str]]()
     for source in shop.names(RECIPE):
         try:
             fits.append(attempt.fit(source))
         except (ArtifactError, RecipeError) as error:
-            refused.append(f"  {source}: {error}")
+            refused.setdefault(str(error), []).append(source)
     whole = [fit for fit in fits if not fit.faults]
     if not whole:
         nearest = min(fits, key=lambda fit: fit.faults, default=None)
         detail = (
-            "\n".join(refused) if nearest is None else f"the nearest is '{nearest.recipe.name}':\n{nearest.report()}"
+            _reasons(refused) if nearest is None else f"the nearest is '{nearest.recipe.name}':\n{nearest.report()}"
         )
         raise ArtifactError(
             f"{path}: this checkpoint fits no recipe; {detail}\n"
@@ -232,6 +234,19 @@ def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
             "  They differ in what has no weights, as activations. Name one with --recipe."
         )
     return min(whole, key=lambda fit: (len(fit.settings), len(fit.recipe.name), fit.recipe.name))
+
+
+def _reasons(refused: Mapping[str, Sequence[str]]) -> str:
+    """Return why no recipe could be tried, what most of them have in common first."""
+    reasons = sorted(refused.items(), key=lambda item: -len(item[1]))
+    said = [f"  {listed(sources)}: {reason}" for reason, sources in reasons[:SHOWN]]
+    return "\n".join(
+        [
+            "why not, by recipe:",
+            *said,
+            *([f"  and {len(reasons) - SHOWN} reasons more"] if len(reasons) > SHOWN else []),
+        ]
+    )
 
 
 def _squeezed(tensor: Tensor) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from detloom.errors import ArtifactError
-from detloom.inert import StorageRef, TensorRef
+from detloom.inert import LONGEST_NAME, StorageRef, TensorRef
 from detloom.unpickle import unpickle
 
 __all__ = ["TorchFile"]
@@ -28,6 +28,8 @@ LARGEST_DIRECTORY = 4 * 2**20
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+# Of the pickles between the magic number and the value, which hold numbers and a few short names.
+LONGEST_PREFACE = 4096
 # A tensor that is a slice of a storage takes its gaps with it; no checkpoint has much of that.
 LARGEST_GAPS = 4
 
@@ -99,12 +101,12 @@ class TorchFile:
 def _entries(file: BinaryIO, path: Path) -> list[zipfile.ZipInfo]:
     try:
         return zipfile.ZipFile(_Bounded(file)).infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError, struct.error) as error:
         raise ArtifactError(f"{path}: this is no whole zip file: {error}; fetch or copy the file again") from error
 
 
 def _read_zip(entries: list[zipfile.ZipInfo], content: memoryview, path: Path) -> tuple[Any, Locate]:
-    named = {entry.filename: entry for entry in entries}
+    named = {entry.filename: entry for entry in entries if len(entry.filename) <= LONGEST_NAME}
     if len(named) != len(entries) or sum(entry.file_size for entry in entries) > len(content):
         raise ArtifactError(f"{path}: the entries of this zip file lie over each other; it is damaged or hostile")
     roots = [name.removesuffix("/data.pkl") for name in named if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -174,8 +176,8 @@ def _read_stream(content: memoryview, path: Path) -> tuple[Any, Locate]:
     magic = unpickle(content, where)
     if magic.value != LEGACY_MAGIC:
         raise ArtifactError(f"{path}: this is a pickle, but none that torch.save wrote; it was not executed")
-    protocol = unpickle(content, where, start=magic.end)
-    system = unpickle(content, where, start=protocol.end)
+    protocol = unpickle(content, where, start=magic.end, longest=LONGEST_PREFACE)
+    system = unpickle(content, where, start=protocol.end, longest=LONGEST_PREFACE)
     if (
         protocol.value != LEGACY_PROTOCOL
         or not isinstance(system.value, dict)
@@ -184,7 +186,9 @@ def _read_stream(content: memoryview, path: Path) -> tuple[Any, Locate]:
         raise ArtifactError(f"{path}: this file was saved by another kind of machine or torch; save it again")
     saved = unpickle(content, where, start=system.end)
     keys = unpickle(content, where, start=saved.end)
-    if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
+    if not isinstance(keys.value, list) or not all(
+        isinstance(key, str) and len(key) <= LONGEST_NAME for key in keys.value
+    ):
         raise ArtifactError(f"{path}: the list of storages in this file is damaged; fetch or copy the file again")
     at = keys.end
     places: dict[str, tuple[int, int]] = {}

@@ -3,7 +3,8 @@
 An interpreter of its own for the opcodes that checkpoints are written with. Nothing that a file names is imported or
 called; see ``inert`` for what becomes of it.
 
-What a file declares is believed only as far as the file is long; opcodes are counted; nothing here recurses.
+What a file declares is believed only as far as the file is long. Opcodes are counted, and so is what one of them
+copies: a value that is written once can be used by all of them. Nothing here recurses.
 """
 
 import struct
@@ -12,13 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detloom.errors import ArtifactError
-from detloom.inert import Inert, Name, RefusedError, StorageRef, TensorRef, as_key, is_harmless, made, outside
+from detloom.inert import (
+    LONGEST_NAME,
+    MOST_WORK,
+    Inert,
+    RefusedError,
+    StorageRef,
+    TensorRef,
+    Work,
+    as_key,
+    gathered,
+    made,
+    named,
+    outside,
+)
 
 __all__ = ["Unpickled", "unpickle"]
 
-LONGEST_STREAM = 64 * 2**20
-MOST_OPCODES = 1_000_000
-LONGEST_NAME = 500
+LONGEST_STREAM = 32 * 2**20
 NEWEST_PROTOCOL = 5
 
 
@@ -37,18 +49,19 @@ class Unpickled:
     storages: dict[str, StorageRef]
 
 
-def unpickle(stream: memoryview, where: str, *, start: int = 0) -> Unpickled:
+def unpickle(stream: memoryview, where: str, *, start: int = 0, longest: int = LONGEST_STREAM) -> Unpickled:
     """Return what the pickle at ``start`` holds.
 
     Args:
         stream: Bytes that contain it.
         where: The file, for complaints.
         start: Offset of the pickle.
+        longest: How many bytes it may have.
 
     Raises:
         ArtifactError: It is no whole pickle, it is outsized, or it names what no checkpoint has a use for.
     """
-    machine = _Machine(stream[start : start + LONGEST_STREAM])
+    machine = _Machine(stream[start : start + longest])
     try:
         value = machine.run()
     except RefusedError as error:
@@ -71,10 +84,12 @@ class _Machine:
     marked: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[str, StorageRef] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
 
     def run(self) -> Any:
         """Execute opcodes until the one that stops."""
-        for _ in range(MOST_OPCODES):
+        while True:
+            self.work.spend(1)
             code = self.take(1)[0]
             if code == STOP:
                 (value,) = self.stack
@@ -88,7 +103,6 @@ class _Machine:
                     "file is damaged, of another kind, or hostile"
                 )
             action(self)
-        raise RefusedError(f"the pickle in this file has more than {MOST_OPCODES:,} opcodes; no checkpoint has")
 
     def take(self, count: int) -> memoryview:
         """Return the next bytes of the stream."""
@@ -141,6 +155,9 @@ class _Machine:
 
     def remember(self, index: int) -> None:
         """Keep the uppermost value under a number."""
+        # They are counted from zero; others could be chosen so that they collide.
+        if index > MOST_WORK:
+            raise IndexError
         self.memo[index] = self.stack[-1]
 
     def protocol(self) -> None:
@@ -168,7 +185,8 @@ class _Machine:
         if len(values) % 2:
             raise ValueError
         if isinstance(into, dict):
-            into.update(zip(map(as_key, values[::2]), values[1::2], strict=True))
+            for key, value in zip(values[::2], values[1::2], strict=True):
+                into[as_key(key, len(into), self.work)] = value
         elif not isinstance(into, Inert):
             raise TypeError
 
@@ -176,33 +194,21 @@ class _Machine:
         """Add to a set."""
         into = self.stack[-1]
         if isinstance(into, set):
-            into.update(map(as_key, values))
+            gathered(values, self.work, into)
         elif not isinstance(into, Inert):
             raise TypeError
-
-    def name(self, module: Any, name: Any) -> None:
-        """Put a name on the stack, unless no checkpoint has a use for it."""
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise TypeError
-        named = Name(module[:LONGEST_NAME], name[:LONGEST_NAME])
-        if not is_harmless(named):
-            raise RefusedError(
-                f"this file names {str(named)!r}, which no checkpoint has a use for and a hostile file has; nothing of "
-                "it was executed. Do not load it with anything else"
-            )
-        self.push(named)
 
     def stack_name(self) -> None:
         """Put the name on the stack that lies there as two texts."""
         name, module = self.stack.pop(), self.stack.pop()
-        self.name(module, name)
+        self.push(named(module, name))
 
     def reduce(self) -> None:
         """Understand a call, or remember it."""
         args, function = self.stack.pop(), self.stack.pop()
         if not isinstance(args, tuple):
             raise TypeError
-        self.push(made(function, args))
+        self.push(made(function, args, self.work))
 
     def new_with_keywords(self) -> None:
         """Remember a call with keywords."""
@@ -272,7 +278,7 @@ ACTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("u"): lambda m: m.set_items(m.items()),
     0x8F: lambda m: m.push(set()),
     0x90: lambda m: m.add(m.items()),
-    0x91: lambda m: m.push(frozenset(map(as_key, m.items()))),
+    0x91: lambda m: m.push(frozenset(gathered(m.items(), m.work))),
     # The memo
     ord("q"): lambda m: m.remember(m.number("<B")),
     ord("r"): lambda m: m.remember(m.number("<I")),
@@ -280,7 +286,7 @@ ACTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("h"): lambda m: m.push(m.memo[m.number("<B")]),
     ord("j"): lambda m: m.push(m.memo[m.number("<I")]),
     # What would be imported, called or changed
-    ord("c"): lambda m: m.name(m.line(), m.line()),
+    ord("c"): lambda m: m.push(named(m.line(), m.line())),
     0x93: lambda m: m.stack_name(),
     ord("R"): lambda m: m.reduce(),
     0x81: lambda m: m.reduce(),

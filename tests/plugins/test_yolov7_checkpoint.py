@@ -31,7 +31,8 @@ from detloom.foreign import ForeignCheckpoint, read_checkpoint
 from detloom.matching import import_checkpoint
 from detloom.structures import HeadMaps
 from detloom_plugins.anchor_head import AnchorHead
-from detloom_plugins.yolov7_checkpoint import Yolov7Importer, published_layers
+from detloom_plugins.yolov7_checkpoint import Yolov7Importer
+from detloom_plugins.yolov7_layers import published_layers
 
 Shared = Callable[[str], Path]
 State = dict[str, Tensor]
@@ -117,6 +118,21 @@ def part(layer: Any, path: str, tensors: dict[str, list[int]]) -> nn.Module:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias="bias" in tensors)
 
 
+def without_tensors(layer: Any) -> nn.Module:
+    """Return a layer of a published network as it is before its tensors; pooling is inside of it."""
+    if layer["kind"] == "upsample":
+        return nn.Upsample(None, layer["scale"], layer["mode"])
+    made = stranger("Detect" if layer["block"] == "head" else CLASSES.get(layer["kind"], "Other"))
+    match layer["kind"]:
+        case "maxpool":
+            made.m = nn.MaxPool2d(layer["kernel"], layer["stride"], layer["padding"])
+        case "sppcspc":
+            made.m = nn.ModuleList(nn.MaxPool2d(window, 1, window // 2) for window in layer["pool_kernels"])
+        case "downc":
+            made.mp = nn.MaxPool2d(2, 2)
+    return made
+
+
 def published_layer(layer: Any, state: State, activation: Callable[[], nn.Module]) -> nn.Module:
     """Return a layer of a published network, with the attributes that such files have."""
     prefix = f"model.{layer['index']}."
@@ -125,7 +141,7 @@ def published_layer(layer: Any, state: State, activation: Callable[[], nn.Module
         if key.startswith(prefix):
             path, _, name = key.removeprefix(prefix).rpartition(".")
             parts.setdefault(path, {})[name] = list(tensor.shape)
-    made = stranger("Detect" if layer["block"] == "head" else CLASSES.get(layer["kind"], "Other"))
+    made = without_tensors(layer)
     for name, shape in parts.pop("", {}).items():
         made.register_buffer(name, torch.zeros(shape))
     for path, tensors in parts.items():
@@ -396,6 +412,33 @@ def test_tensors_left_over_on_both_sides_are_listed(tiny_state: State, tmp_path:
     assert "1 differ: model.1.bn.bias [65] for backbone.stem.1.bn.bias [64]\n" in str(error.value)
 
 
+def test_a_wrong_recipe_is_said_in_few_words(tiny_state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(tiny_state, path)
+
+    with pytest.raises(ArtifactError) as error:
+        import_checkpoint(path, recipe="yolov7")
+
+    assert len(str(error.value)) < 1500
+    assert "  98 of the file are left over: model.10.conv.weight, " in str(error.value)
+    assert " and 93 more\n  318 of the recipe's network are not in the file: " in str(error.value)
+    assert " and 139 more\n  Name another with --recipe" in str(error.value)
+
+
+def test_what_most_recipes_are_refused_for_is_said_first(tiny_state: State, tmp_path: Path) -> None:
+    path = tmp_path / "fused.pt"
+    torch.save(tiny_state | {"model.0.conv.bias": torch.ones(32)}, path)
+
+    with pytest.raises(ArtifactError) as error:
+        import_checkpoint(path)
+
+    assert len(str(error.value)) < 2000
+    first, second, *_ = str(error.value).splitlines()
+    assert first.endswith("this checkpoint fits no recipe; why not, by recipe:")
+    assert "yolov7, yolov7-tiny, " in second
+    assert "the network in this file was fused" in second
+
+
 def test_the_nearest_recipe_is_named_when_none_fits(tiny_state: State, tmp_path: Path) -> None:
     path = tmp_path / "odd.pt"
     torch.save(tiny_state | {"model.2.bn.weight": torch.ones(33)}, path)
@@ -412,6 +455,22 @@ def test_the_nearest_recipe_is_named_when_none_fits(tiny_state: State, tmp_path:
         ("model.1.conv.stride", (1, 1), r"stride of model\.1\.conv\.weight is tuple, .* \(2, 2\)"),
         ("model.6.f", [-1, -3, -2, -4], r"layer 6 of this file reads layers \[5, 3, 4, 2\].*\[5, 4, 3, 2\]"),
         ("model.3.act.negative_slope", 0.2, "LeakyReLU of slope 0.2, leaky-relu"),
+        ("model.1.more", nn.Hardswish(), "Hardswish, leaky-relu"),
+        ("model.1.conv.padding_mode", "reflect", r"padding_mode of model\.1\.conv\.weight is reflect, .* zeros"),
+        ("model.31.m.kernel_size", 3, r"kernel_size of model\.31\.m is 3, in the recipe's network 5"),
+        ("model.31.m.padding", (2, 1), r"padding of model\.31\.m is tuple, in the recipe's network 2"),
+        ("model.8.m.ceil_mode", True, r"ceil_mode of model\.8\.m is True, in the recipe's network False"),
+        (
+            "model.8.m",
+            nn.AvgPool2d(2, 2),
+            "layer 8 of this file has AvgPool2d, in the recipe's network it has MaxPool2d",
+        ),
+        ("model.39.mode", "bilinear", r"mode of model\.39 is bilinear, in the recipe's network nearest"),
+        ("model.39.scale_factor", 3.0, r"scale_factor of model\.39 is 3\.0, in the recipe's network 2"),
+        ("model.1.pool", nn.MaxPool2d(3, 1, 1), "layer 1 of this file has MaxPool2d, .* has nothing of the kind"),
+        ("model.1.norm", nn.InstanceNorm2d(64), "layer 1 of this file has InstanceNorm2d"),
+        ("model.6.f", [0] * 100_000, r"layer 6 of this file reads layers \[0, (0, ){18}0\], in"),
+        ("names", ["a" * 501] * 80, "up to 500 letters"),
         ("names", ["only one"], "1 class names for 80 classes"),
         ("names", [1] * 80, "no printable text"),
         ("names", ["\x1b[2J"] * 80, "no printable text"),
@@ -438,6 +497,12 @@ def test_what_is_no_tensor_must_agree_too(
         ({"model.0.conv.bias": torch.ones(32)}, r"was fused.*model\.0\.conv\.bias"),
         ({"model.5.bn.running_var": torch.full((32,), torch.inf)}, r"model\.5\.bn\.running_var hold infinite numbers"),
         ({"model.77.m.0.weight": torch.ones(254, 128, 1, 1)}, "254 outputs for 3 anchors"),
+        ({"model.77.m.0.weight": torch.ones(())}, "0 outputs for 3 anchors"),
+        ({"model.77.m.0.weight": torch.ones(3 * 10**7, 0)}, "0 outputs for 3 anchors"),
+        ({"model.77.m.0.weight": torch.ones(3 * 10**6, 1)}, "or more than 100,000"),
+        ({"model.77.anchors": torch.ones(3, 4, 2)}, "anchors and anchor_grid of this file contradict"),
+        ({"model.77.anchors": torch.ones(())}, "anchors and anchor_grid of this file contradict"),
+        ({"model.77.anchor_grid": torch.ones(3, 1, 10**5, 1, 1, 2)}, "anchor_grid"),
         ({"model.77.anchor_grid": torch.zeros(3, 1, 3, 1, 1, 2)}, "anchor_grid"),
     ],
 )

@@ -97,7 +97,11 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, maps: Sequence[Tensor]) -> Predictions:
-        """Return the predictions of lead maps, or of auxiliary maps, in float32."""
+        """Return the predictions of lead maps, or of auxiliary maps, in float32.
+
+        Auxiliary maps stand on all lead levels or on some; where there are as many maps as lead levels they stand
+        on all of these. Priors on some levels keep the numbers of their levels (see ``Priors.on_grids``).
+        """
 
     @abstractmethod
     def decode_spec(self) -> DecodeSpec:

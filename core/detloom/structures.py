@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detloom.errors import DetloomError
+from detloom.errors import DetloomError, PluginError
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -95,6 +95,7 @@ class Grid:
 
     Attributes:
         start: Index of the level's first prior among the priors of all levels.
+        level: Place of the level among the head's lead levels, from 0.
     """
 
     height: int
@@ -102,6 +103,7 @@ class Grid:
     stride: int
     per_cell: int
     start: int
+    level: int
 
     @property
     def num_priors(self) -> int:
@@ -125,8 +127,10 @@ class Priors:
         centers_P2: Centres of the cells, x and y in pixels.
         sizes_P2: Widths and heights in pixels: of the anchor, or a nominal size for points.
         strides_P: Stride of each prior's level, float32.
-        level_P: Level of each prior, int64.
+        level_P: Level of each prior among the head's lead levels, int64.
         grids: The same as plain numbers, for arithmetic on indices.
+        num_levels: Number of the head's lead levels. Auxiliary outputs may stand on some of them alone;
+            there are fewer grids then, which keep the numbers of their levels.
     """
 
     centers_P2: Tensor
@@ -134,18 +138,19 @@ class Priors:
     strides_P: Tensor
     level_P: Tensor
     grids: tuple[Grid, ...]
+    num_levels: int
 
     @classmethod
     def on_grids(
         cls,
-        shapes: Sequence[tuple[int, int]],
+        shapes: Sequence[tuple[int, int] | None],
         strides: Sequence[int],
         sizes_LA2: Tensor,
     ) -> Self:
         """Lay ``A`` priors of given sizes on every cell of every level.
 
         Args:
-            shapes: Rows and columns of each level.
+            shapes: Rows and columns of each level of the head; None for a level that has no priors here.
             strides: Stride of each level.
             sizes_LA2: Widths and heights in pixels; their device is the result's.
         """
@@ -154,8 +159,11 @@ class Priors:
         grids: list[Grid] = []
         centers, sizes = [], []
         start = 0
-        for level, ((height, width), stride) in enumerate(zip(shapes, strides, strict=True)):
-            grid = Grid(height, width, stride, per_cell, start)
+        for level, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
+            if shape is None:
+                continue
+            height, width = shape
+            grid = Grid(height, width, stride, per_cell, start, level)
             grids.append(grid)
             start += grid.num_priors
             x_W = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
@@ -164,15 +172,13 @@ class Priors:
             centers_HW2 = torch.stack((x_HW, y_HW), dim=-1)
             centers.append(centers_HW2.reshape(-1, 1, 2).expand(-1, per_cell, 2).reshape(-1, 2))
             sizes.append(sizes_LA2[level].expand(height * width, per_cell, 2).reshape(-1, 2))
-        counts = [grid.num_priors for grid in grids]
         return cls(
             centers_P2=torch.cat(centers),
             sizes_P2=torch.cat(sizes).float(),
-            strides_P=torch.cat(
-                [torch.full((n,), float(s), device=device) for n, s in zip(counts, strides, strict=True)]
-            ),
-            level_P=torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)]),
+            strides_P=torch.cat([torch.full((grid.num_priors,), float(grid.stride), device=device) for grid in grids]),
+            level_P=torch.cat([torch.full((grid.num_priors,), grid.level, device=device) for grid in grids]),
             grids=tuple(grids),
+            num_levels=len(shapes),
         )
 
     @property
@@ -214,6 +220,38 @@ class Predictions:
     def num_classes(self) -> int:
         """Return the number of classes."""
         return self.class_logits_BPC.shape[-1]
+
+    def on_levels_of(self, priors: Priors) -> "Predictions":
+        """Return the predictions of those levels alone that other priors of the head lie on.
+
+        They have the indices of these priors, so that what is assigned to them can be learned there.
+
+        Args:
+            priors: Of auxiliary predictions, say, on all or some of the levels.
+
+        Raises:
+            PluginError: A level has other priors here than there.
+        """
+        mine = {grid.level: grid for grid in self.priors.grids}
+        kept = [mine[grid.level] for grid in priors.grids if grid.level in mine]
+        if [replace(grid, start=0) for grid in kept] != [replace(grid, start=0) for grid in priors.grids]:
+            raise PluginError(
+                f"auxiliary outputs must have priors as the lead ones on their levels, got {priors.grids} "
+                f"for {self.priors.grids}"
+            )
+        if len(kept) == len(mine):
+            return self
+
+        def those(values_BPX: Tensor) -> Tensor:
+            return torch.cat([values_BPX[:, grid.span] for grid in kept], dim=1)
+
+        return Predictions(
+            boxes_BP4=those(self.boxes_BP4),
+            class_logits_BPC=those(self.class_logits_BPC),
+            objectness_BP=None if self.objectness_BP is None else those(self.objectness_BP),
+            priors=priors,
+            distribution_BP4R=None if self.distribution_BP4R is None else those(self.distribution_BP4R),
+        )
 
     def detach(self) -> "Predictions":
         """Return the same predictions without their gradients."""

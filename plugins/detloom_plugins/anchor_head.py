@@ -63,7 +63,7 @@ class AnchorHead(Head):
     """One 1x1 convolution a level, predicting for each anchor a box, an objectness and classes.
 
     Args:
-        inputs: Lead levels, finest first, then auxiliary ones, if any.
+        inputs: Lead levels, finest first, then auxiliary ones, if any, which have all or some of their strides.
         num_classes: Number of classes.
         anchors: Widths and heights in pixels of each level's anchors, finest level first.
         implicit: Learn constants in front of and behind the lead convolutions.
@@ -83,13 +83,13 @@ class AnchorHead(Head):
         super().__init__()
         lead = [spec for spec in inputs if spec.role == Role.LEAD]
         auxiliary = [spec for spec in inputs if spec.role == Role.AUXILIARY]
-        _check(anchors, lead, auxiliary, num_classes)
+        _check(anchors, lead, num_classes)
         self.num_classes = num_classes
         self.anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in anchors)
         self.strides = tuple(spec.stride for spec in lead)
         self.traits = HeadTraits(anchors=True, objectness=objectness, levels=len(lead))
         self.channels = 4 + int(objectness) + num_classes
-        self.priors = PriorCache(self.strides, self.anchors)
+        self.priors = PriorCache(self.strides, self.anchors, auxiliary=[spec.stride for spec in auxiliary])
         outputs = len(self.anchors[0]) * self.channels
         convs = [self._conv(spec, outputs) for spec in lead]
         self.lead = nn.ModuleList(ImplicitConv(conv) if implicit else conv for conv in convs)
@@ -169,7 +169,6 @@ class AnchorHead(Head):
 def _check(
     anchors: Sequence[Sequence[Sequence[float]]],
     lead: Sequence[FeatureSpec],
-    auxiliary: Sequence[FeatureSpec],
     num_classes: int,
 ) -> None:
     if num_classes < 1:
@@ -181,8 +180,6 @@ def _check(
         raise RecipeError(f"each level needs the same number of anchors, got {[len(level) for level in anchors]}")
     if any(len(pair) != 2 or min(pair) <= 0 for level in anchors for pair in level):
         raise RecipeError("an anchor is [width, height] in pixels, both above 0")
-    if auxiliary and [spec.stride for spec in auxiliary] != [spec.stride for spec in lead]:
-        raise RecipeError("auxiliary levels must have the strides of the lead levels")
 
 
 @hookimpl

@@ -32,7 +32,7 @@ class DecoupledHead(Head):
     """Separate branches for classes and for boxes, one prediction a cell.
 
     Args:
-        inputs: Lead levels, finest first, then auxiliary ones, if any.
+        inputs: Lead levels, finest first, then auxiliary ones, if any, which have all or some of their strides.
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
@@ -58,14 +58,12 @@ class DecoupledHead(Head):
         auxiliary = [spec for spec in inputs if spec.role == Role.AUXILIARY]
         if num_classes < 1:
             raise RecipeError(f"num_classes must be at least 1, got {num_classes}")
-        if auxiliary and [spec.stride for spec in auxiliary] != [spec.stride for spec in lead]:
-            raise RecipeError("auxiliary levels must have the strides of the lead levels")
         self.num_classes = num_classes
         self.strides = tuple(spec.stride for spec in lead)
         self.prior_scale = prior_scale
         self.traits = HeadTraits(anchors=False, objectness=objectness, levels=len(lead))
         sizes_L12 = [[(prior_scale * stride, prior_scale * stride)] for stride in self.strides]
-        self.priors = PriorCache(self.strides, sizes_L12)
+        self.priors = PriorCache(self.strides, sizes_L12, auxiliary=[spec.stride for spec in auxiliary])
 
         def branches(specs: Sequence[FeatureSpec]) -> nn.ModuleList:
             return nn.ModuleList(

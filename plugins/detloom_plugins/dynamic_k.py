@@ -117,6 +117,16 @@ class Yolov7Assigner(Assigner):
         target_M = target_BN[image_M, column_M]
         return Assignment(image_M, table.prior_BN[image_M, column_M], target_M, is_sound_T[target_M])
 
+    def relaxed(self) -> "Yolov7Assigner":
+        """Return the same with a ``reach`` of 1.0: all neighbours of the centre's cell are candidates, as published."""
+        return Yolov7Assigner(
+            anchor_ratio=self.anchor_ratio,
+            reach=1.0,
+            candidates=self.candidates,
+            overlap_weight=self.overlap_weight,
+            published_ties=self.published_ties,
+        )
+
     def _candidates(self, priors: Priors, targets: Targets) -> AnchorRatioCandidates:
         return anchor_ratio_candidates(priors, targets.padded(), ratio=self.anchor_ratio, reach=self.reach)
 

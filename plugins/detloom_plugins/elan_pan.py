@@ -43,8 +43,10 @@ class ElanPanNeck(Neck):
         hidden: Width of the entries of each level's ELANs.
         outputs: Width of each level that is returned.
         output: A convolution before each returned level: conv or repconv.
-        auxiliary: Width of each auxiliary level; empty for none. They are taken from the path down; where ELANs are
-            summed, from the last branch alone.
+        auxiliary: Width of each auxiliary level, 0 where there is none; empty for none at all. They are taken from the
+            path down.
+        partial_auxiliary: Where ELANs are summed, take auxiliary levels from the last branch alone, as published for
+            YOLOv7-E6E (table 8), not from the whole sum.
         spp: The spatial pyramid: tiny, or csp.
         down: How the path up halves sizes: strided, two-branch or combined.
         depth: Convolutions in each chain.
@@ -66,6 +68,7 @@ class ElanPanNeck(Neck):
         outputs: Sequence[int] = (128, 256, 512),
         output: Literal["conv", "repconv"] = "conv",
         auxiliary: Sequence[int] = (),
+        partial_auxiliary: bool = True,
         spp: Literal["tiny", "csp"] = "tiny",
         down: Literal["strided", "two-branch", "combined"] = "strided",
         depth: int = 2,
@@ -115,17 +118,15 @@ class ElanPanNeck(Neck):
         self.outputs = nn.ModuleList(
             _make_output(output, width, out, activation) for width, out in zip(widths, outputs, strict=True)
         )
+        self.partial_auxiliary = partial_auxiliary
+        self.auxiliary_levels = tuple(level for level, width in enumerate(auxiliary) if width)
         self.auxiliary = nn.ModuleList(
-            ConvBlock(width, out, 3, activation=activation)
-            for width, out in zip(widths, auxiliary, strict=bool(auxiliary))
+            ConvBlock(widths[level], auxiliary[level], 3, activation=activation) for level in self.auxiliary_levels
         )
         strides = [spec.stride for spec in inputs]
         self.out_specs = (
             *(FeatureSpec(width, stride) for width, stride in zip(outputs, strides, strict=True)),
-            *(
-                FeatureSpec(width, stride, Role.AUXILIARY)
-                for width, stride in zip(auxiliary, strides, strict=bool(auxiliary))
-            ),
+            *(FeatureSpec(auxiliary[level], strides[level], Role.AUXILIARY) for level in self.auxiliary_levels),
         )
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -136,7 +137,7 @@ class ElanPanNeck(Neck):
         for step, merge in enumerate(self.top_down):
             x_BCHW, partial_BCHW = merge(x_BCHW, levels[-2 - step])
             going_down.insert(0, x_BCHW)
-            for_auxiliary.insert(0, partial_BCHW)
+            for_auxiliary.insert(0, partial_BCHW if self.partial_auxiliary else x_BCHW)
         going_up = [x_BCHW]
         for step, descent in enumerate(self.bottom_up):
             x_BCHW = descent(x_BCHW, going_down[step + 1])
@@ -144,7 +145,8 @@ class ElanPanNeck(Neck):
         lead = [conv(level) for conv, level in zip(self.outputs, going_up, strict=True)]
         if not (self.training and len(self.auxiliary)):
             return tuple(lead)
-        return (*lead, *(conv(level) for conv, level in zip(self.auxiliary, for_auxiliary, strict=True)))
+        pairs = zip(self.auxiliary, self.auxiliary_levels, strict=True)
+        return (*lead, *(conv(for_auxiliary[level]) for conv, level in pairs))
 
 
 class _Merge(nn.Module):
@@ -157,7 +159,7 @@ class _Merge(nn.Module):
         self.elan = elan
 
     def forward(self, coarse_BCHW: Tensor, fine_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the level, and what an auxiliary level is made of."""
+        """Return the level, and what a partial auxiliary level is made of."""
         enlarged_BCHW = functional.interpolate(self.reduce(coarse_BCHW), scale_factor=2.0, mode="nearest")
         joined_BCHW = torch.cat((self.lateral(fine_BCHW), enlarged_BCHW), dim=1)
         if isinstance(self.elan, SummedElan | GroupedElan):
@@ -215,6 +217,8 @@ def _check(
                 f"{name} needs one value for each of the backbone's {len(inputs)} levels (strides {strides}), "
                 f"got {list(values)}"
             )
+    if any(width < 0 for width in auxiliary):
+        raise RecipeError(f"auxiliary must not be negative, 0 for none at a level, got {list(auxiliary)}")
 
 
 @hookimpl

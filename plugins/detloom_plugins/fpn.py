@@ -15,7 +15,7 @@ from torch.nn import functional
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
-from detloom.structures import FeatureSpec
+from detloom.structures import FeatureSpec, Role
 from detloom_plugins.layers import Activation, ConvBlock
 
 __all__ = ["FpnNeck"]
@@ -29,6 +29,8 @@ class FpnNeck(Neck):
         top: Width to which the coarsest level is narrowed.
         reduced: Width of what each level but the finest hands down, finest receiver first.
         outputs: Width of each level that is returned, finest first.
+        auxiliary: Width of each auxiliary level, finest first, 0 where there is none; empty for none at all. They
+            are made of what the returned levels are made of, by a convolution of their own.
         activation: silu, leaky-relu or relu.
     """
 
@@ -39,6 +41,7 @@ class FpnNeck(Neck):
         top: int = 256,
         reduced: Sequence[int] = (128,),
         outputs: Sequence[int] = (256, 512),
+        auxiliary: Sequence[int] = (),
         activation: Activation = "leaky-relu",
     ) -> None:
         super().__init__()
@@ -50,6 +53,11 @@ class FpnNeck(Neck):
                 f"for levels of strides {strides} outputs needs {len(strides)} values and reduced {len(strides) - 1}, "
                 f"got {list(outputs)} and {list(reduced)}"
             )
+        if len(auxiliary) not in (0, len(strides)) or any(width < 0 for width in auxiliary):
+            raise RecipeError(
+                f"auxiliary needs one width for each of the levels of strides {strides}, 0 for none, or none at all, "
+                f"got {list(auxiliary)}"
+            )
         self.top = ConvBlock(inputs[-1].channels, top, activation=activation)
         # What a level hands down is what its output is made from at the top, and its output below.
         givers = [*outputs[1:-1], top] if len(strides) > 1 else []
@@ -60,17 +68,30 @@ class FpnNeck(Neck):
         self.outputs = nn.ModuleList(
             ConvBlock(width, out, 3, activation=activation) for width, out in zip([*joined, top], outputs, strict=True)
         )
-        self.out_specs = tuple(FeatureSpec(width, stride) for width, stride in zip(outputs, strides, strict=True))
+        self.auxiliary_levels = tuple(level for level, width in enumerate(auxiliary) if width)
+        self.auxiliary = nn.ModuleList(
+            ConvBlock([*joined, top][level], auxiliary[level], 3, activation=activation)
+            for level in self.auxiliary_levels
+        )
+        self.out_specs = (
+            *(FeatureSpec(width, stride) for width, stride in zip(outputs, strides, strict=True)),
+            *(FeatureSpec(auxiliary[level], strides[level], Role.AUXILIARY) for level in self.auxiliary_levels),
+        )
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the lead levels."""
+        """Return the lead levels, and in training mode the auxiliary ones after them."""
         handed_BCHW = self.top(levels[-1])
+        joined = [handed_BCHW]
         made = [self.outputs[-1](handed_BCHW)]
         for index in reversed(range(len(levels) - 1)):
             enlarged_BCHW = functional.interpolate(self.reduce[index](handed_BCHW), scale_factor=2.0, mode="nearest")
-            handed_BCHW = self.outputs[index](torch.cat((enlarged_BCHW, levels[index]), dim=1))
+            joined.insert(0, torch.cat((enlarged_BCHW, levels[index]), dim=1))
+            handed_BCHW = self.outputs[index](joined[0])
             made.insert(0, handed_BCHW)
-        return tuple(made)
+        if not (self.training and len(self.auxiliary)):
+            return tuple(made)
+        pairs = zip(self.auxiliary, self.auxiliary_levels, strict=True)
+        return (*made, *(conv(joined[level]) for conv, level in pairs))
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
-from detloom.structures import FeatureSpec
+from detloom.structures import FeatureSpec, Role
 from detloom_plugins.csp import CspBlock, repconv_chain
 from detloom_plugins.layers import Activation, ConvBlock, SppCsp
 
@@ -39,6 +39,8 @@ class PanNeck(Neck):
         upward: What a level on the path up is joined with: reduced (what the level handed down) or merged (the level
             of the path down).
         outputs: Width of a 3x3 convolution before each returned level; empty for none.
+        auxiliary: Width of each auxiliary level, 0 where there is none; empty for none at all. They are taken from the
+            path down, by a 3x3 convolution.
         activation: silu, leaky-relu or relu.
     """
 
@@ -54,10 +56,11 @@ class PanNeck(Neck):
         enlarge: Literal["nearest", "transposed"] = "nearest",
         upward: Literal["reduced", "merged"] = "reduced",
         outputs: Sequence[int] = (),
+        auxiliary: Sequence[int] = (),
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        _check(inputs, widths=widths, outputs=outputs, block=block, enlarge=enlarge, upward=upward)
+        _check(inputs, widths=widths, outputs=outputs, auxiliary=auxiliary, block=block, enlarge=enlarge, upward=upward)
 
         def join(channels: int, width: int) -> nn.Module:
             if block == "repconv":
@@ -96,12 +99,17 @@ class PanNeck(Neck):
         self.outputs = nn.ModuleList(
             ConvBlock(width, out, 3, activation=activation) for width, out in zip(widths, outputs, strict=bool(outputs))
         )
-        self.out_specs = tuple(
-            FeatureSpec(width, spec.stride) for width, spec in zip(outputs or widths, inputs, strict=True)
+        self.auxiliary_levels = tuple(level for level, width in enumerate(auxiliary) if width)
+        self.auxiliary = nn.ModuleList(
+            ConvBlock(kept[level], auxiliary[level], 3, activation=activation) for level in self.auxiliary_levels
+        )
+        self.out_specs = (
+            *(FeatureSpec(width, spec.stride) for width, spec in zip(outputs or widths, inputs, strict=True)),
+            *(FeatureSpec(auxiliary[level], inputs[level].stride, Role.AUXILIARY) for level in self.auxiliary_levels),
         )
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the lead levels."""
+        """Return the lead levels, and in training mode the auxiliary ones after them."""
         x_BCHW: Tensor = self.pyramid(levels[-1])
         merged: list[Tensor] = [x_BCHW]
         reduced: list[Tensor] = []
@@ -115,8 +123,11 @@ class PanNeck(Neck):
             x_BCHW = descent(x_BCHW, other_BCHW)
             made.append(x_BCHW)
         if len(self.outputs):
-            return tuple(conv(level) for conv, level in zip(self.outputs, made, strict=True))
-        return tuple(made)
+            made = [conv(level) for conv, level in zip(self.outputs, made, strict=True)]
+        if not (self.training and len(self.auxiliary)):
+            return tuple(made)
+        pairs = zip(self.auxiliary, self.auxiliary_levels, strict=True)
+        return (*made, *(conv(merged[level]) for conv, level in pairs))
 
 
 class _Merge(nn.Module):
@@ -161,6 +172,7 @@ def _check(
     *,
     widths: Sequence[int],
     outputs: Sequence[int],
+    auxiliary: Sequence[int],
     block: str,
     enlarge: str,
     upward: str,
@@ -168,12 +180,14 @@ def _check(
     strides = [spec.stride for spec in inputs]
     if len(strides) < 2 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise RecipeError(f"pan needs at least two levels, each stride twice the one before, got {strides}")
-    for name, values in (("widths", widths), ("outputs", outputs)):
-        if len(values) != len(inputs) and not (name == "outputs" and not values):
+    for name, values in (("widths", widths), ("outputs", outputs), ("auxiliary", auxiliary)):
+        if len(values) != len(inputs) and (values or name == "widths"):
             raise RecipeError(
                 f"{name} needs one value for each of the backbone's {len(inputs)} levels (strides {strides}), "
                 f"got {list(values)}"
             )
+    if any(width < 0 for width in auxiliary):
+        raise RecipeError(f"auxiliary must not be negative, 0 for none at a level, got {list(auxiliary)}")
     for name, value, known in (
         ("block", block, BLOCKS),
         ("enlarge", enlarge, ("nearest", "transposed")),

@@ -120,7 +120,7 @@ class Yolov7Criterion(Criterion):
         learned_M = (1 - self.soft_objectness) + self.soft_objectness * overlap_M.detach().clamp(min=0)
         learned_M = torch.minimum(learned_M, assignment.quality_M)
         gain_box, gain_objectness, gain_class = self._gains(
-            predictions.num_classes, targets.image_size, len(priors.grids)
+            predictions.num_classes, targets.image_size, priors.num_levels
         )
         objectness = self._objectness_loss(predictions, assignment, learned_M) / num_images
         return {
@@ -165,8 +165,8 @@ class Yolov7Criterion(Criterion):
             logits_BP, learned_BP, positive_weight=self.objectness_positive_weight, focal_gamma=self.focal_gamma
         )
         loss_BP = of_no_ignored(loss_BP, assignment)
-        balance = self._balance(len(priors.grids))
-        sums = [w / g.num_priors * loss_BP[:, g.span].sum() for w, g in zip(balance, priors.grids, strict=True)]
+        balance = self._balance(priors.num_levels)
+        sums = [balance[g.level] / g.num_priors * loss_BP[:, g.span].sum() for g in priors.grids]
         return torch.stack(sums).sum()
 
     def _balance(self, levels: int) -> Sequence[float]:
@@ -186,7 +186,7 @@ def last_match_of_each_prior(assignment: Assignment, num_images: int, num_priors
 def _weights(priors: Priors, prior_M: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Return one over the matches of each match's level, and the number of images, as means over processes."""
     level_M = priors.level_P[prior_M]
-    levels_L = torch.arange(len(priors.grids), device=level_M.device)
+    levels_L = torch.arange(priors.num_levels, device=level_M.device)
     count_L = (level_M[:, None] == levels_L).sum(dim=0)
     counts = mean_over_processes(torch.cat((count_L, count_L.new_full((1,), targets.num_images))))
     # A level without any match, here or elsewhere, is asked for by no match.

@@ -120,7 +120,11 @@ class _Walk:
             at, _ = self._elan(joined, f"{path}.elan", descent.get_submodule("elan"))
             up.append(at)
         lead = [self._conv_or_rep(up[index], f"neck.outputs.{index}", conv) for index, conv in enumerate(neck.outputs)]
-        return lead, [self._conv(partial[index], f"neck.auxiliary.{index}") for index in range(len(neck.auxiliary))]
+        source = partial if neck.partial_auxiliary else down
+        auxiliary = [
+            self._conv(source[level], f"neck.auxiliary.{index}") for index, level in enumerate(neck.auxiliary_levels)
+        ]
+        return lead, auxiliary
 
     def _plain(self, *inputs: int, plain: tuple[nn.Module, ...] = ()) -> int:
         self.layers.append(PublishedLayer(inputs, plain=plain))

@@ -46,6 +46,19 @@ def test_neck_without_auxiliary_levels_is_served_in_training_too() -> None:
     assert (len(maps.lead), maps.auxiliary) == (2, ())
 
 
+def test_auxiliary_levels_may_be_some_of_the_lead_ones() -> None:
+    coarse_alone = head(LEAD + AUXILIARY[1:]).train()
+
+    maps = coarse_alone(levels(LEAD + AUXILIARY[1:]))
+    lead, auxiliary = coarse_alone.decode(maps.lead), coarse_alone.decode([torch.zeros_like(maps.auxiliary[0])])
+
+    assert [each.shape for each in maps.auxiliary] == [(2, 16, 2, 3)]
+    assert (lead.priors.num_levels, auxiliary.priors.num_levels) == (2, 2)
+    assert [(grid.level, grid.stride, grid.start) for grid in auxiliary.priors.grids] == [(1, 16, 0)]
+    assert auxiliary.priors.level_P.unique().tolist() == [1]
+    assert torch.equal(auxiliary.boxes_BP4[0], lead.priors.boxes_P4[lead.priors.grids[1].span])
+
+
 def test_logits_of_zero_are_the_anchor_at_the_centre_of_its_cell() -> None:
     predictions = head().decode([torch.zeros(1, 16, 4, 6), torch.zeros(1, 16, 2, 3)])
 
@@ -194,7 +207,8 @@ def test_implicit_constants_have_the_gradients_of_their_definition() -> None:
         (LEAD, (ANCHORS[0], ANCHORS[1][:1]), 3, r"same number of anchors, got \[2, 1\]"),
         (LEAD, (((1, 2),), ((3, 0),)), 3, "both above 0"),
         (LEAD, ANCHORS, 0, "num_classes must be at least 1, got 0"),
-        (LEAD + AUXILIARY[:1], ANCHORS, 3, "auxiliary levels must have the strides"),
+        (LEAD + AUXILIARY[::-1], ANCHORS, 3, r"strides of lead levels, \[8, 16\].* got \[16, 8\]"),
+        ((*LEAD, FeatureSpec(3, 32, Role.AUXILIARY)), ANCHORS, 3, r"strides of lead levels, \[8, 16\].* got \[32\]"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -138,13 +138,14 @@ def test_points_are_compared_by_their_nominal_size() -> None:
 def test_levels_may_have_different_numbers_of_priors_a_cell() -> None:
     one = Priors.on_grids([(8, 12)], [8], torch.full((1, 1, 2), 8.0))
     two = Priors.on_grids([(4, 6)], [16], torch.full((1, 2, 2), 16.0))
-    second = type(two.grids[0])(4, 6, 16, 2, start=96)
+    second = type(two.grids[0])(4, 6, 16, 2, start=96, level=1)
     priors = Priors(
         centers_P2=torch.cat((one.centers_P2, two.centers_P2)),
         sizes_P2=torch.cat((one.sizes_P2, two.sizes_P2)),
         strides_P=torch.cat((one.strides_P, two.strides_P)),
         level_P=torch.cat((one.level_P, two.level_P + 1)),
         grids=(*one.grids, second),
+        num_levels=2,
     )
 
     found = pairs(candidates([(36.0, 36.0, 12.0, 12.0)], priors=priors, reach=0.0))

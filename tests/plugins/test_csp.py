@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from detloom.errors import RecipeError
-from detloom.structures import FeatureSpec
+from detloom.structures import FeatureSpec, Role
 from detloom_plugins.csp import Bottleneck, CspBlock, repconv_chain
 from detloom_plugins.csp_backbone import CspBackbone
 from detloom_plugins.fpn import FpnNeck
@@ -133,6 +133,45 @@ def test_fpn_returns_what_it_says(count: int, settings: dict[str, Any]) -> None:
     levels = neck(maps(LEVELS[:count]))
 
     assert [tuple(level.shape) for level in levels] == said(neck.out_specs)
+
+
+NECKS_WITH_AUXILIARY: list[Callable[[Sequence[int]], PanNeck | FpnNeck]] = [
+    lambda auxiliary: PanNeck(LEVELS, widths=[4, 6, 8], pyramid=True, auxiliary=auxiliary),
+    lambda auxiliary: PanNeck(LEVELS, widths=[4, 6, 8], upward="merged", outputs=[5, 6, 7], auxiliary=auxiliary),
+    lambda auxiliary: FpnNeck(LEVELS, top=8, reduced=[4, 6], outputs=[4, 6, 8], auxiliary=auxiliary),
+]
+
+
+@pytest.mark.parametrize("make", NECKS_WITH_AUXILIARY)
+@pytest.mark.parametrize("widths", [(3, 5, 7), (0, 5, 0), (3, 0, 7)])
+def test_auxiliary_levels_come_last_and_in_training_alone(
+    make: Callable[[Sequence[int]], PanNeck | FpnNeck], widths: tuple[int, ...]
+) -> None:
+    neck = make(widths).train()
+    # So that the norms do not tell training from evaluation.
+    for module in neck.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    inputs = maps(LEVELS)
+
+    both = neck(inputs)
+    lead = neck.eval()(inputs)
+
+    auxiliary = [spec for spec in neck.out_specs if spec.role is Role.AUXILIARY]
+    strides = [spec.stride for spec, width in zip(LEVELS, widths, strict=True) if width]
+    assert [(spec.channels, spec.stride) for spec in auxiliary] == list(zip(filter(None, widths), strides, strict=True))
+    assert [tuple(level.shape) for level in both] == said(neck.out_specs)
+    assert len(lead) == 3
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(lead, both, strict=False))
+
+
+@pytest.mark.parametrize("make", NECKS_WITH_AUXILIARY)
+@pytest.mark.parametrize("widths", [[4], [4, -1, 4]])
+def test_auxiliary_widths_that_cannot_be_are_refused(
+    make: Callable[[Sequence[int]], PanNeck | FpnNeck], widths: list[int]
+) -> None:
+    with pytest.raises(RecipeError, match=r"auxiliary (needs|must not be negative)"):
+        make(widths)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def test_neck_without_auxiliary_levels_is_served_in_training_too() -> None:
     assert (len(maps.lead), maps.auxiliary) == (2, ())
 
 
+def test_auxiliary_levels_may_be_some_of_the_lead_ones() -> None:
+    head = DecoupledHead(LEAD + AUXILIARY[1:], 3, width=8).train()
+
+    maps = head(levels(LEAD + AUXILIARY[1:]))
+    lead, auxiliary = head.decode(maps.lead), head.decode([torch.zeros_like(maps.auxiliary[0])])
+
+    assert [each.shape for each in maps.auxiliary] == [(2, 8, 2, 3)]
+    assert torch.equal(auxiliary.priors.boxes_P4, lead.priors.boxes_P4[lead.priors.grids[1].span])
+    assert auxiliary.priors.level_P.tolist() == [1] * 6
+    # A cell of 16 pixels, from corner to corner, is one of size exp(0) about the cell's corner.
+    assert auxiliary.boxes_BP4[0, 0].tolist() == [-8.0, -8.0, 8.0, 8.0]
+
+
 def test_offsets_count_from_the_corner_and_sizes_are_exponents() -> None:
     maps = [torch.zeros(1, 8, 4, 6), torch.zeros(1, 8, 2, 3)]
     maps[1][0, :4, 1, 2] = torch.tensor([0.25, 0.75, math.log(2.0), math.log(3.0)])
@@ -106,4 +119,4 @@ def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(RecipeError, match="num_classes must be at least 1, got 0"):
         DecoupledHead(LEAD, 0)
     with pytest.raises(RecipeError, match="auxiliary levels must have the strides"):
-        DecoupledHead(LEAD + AUXILIARY[:1], 3)
+        DecoupledHead((*LEAD, FeatureSpec(3, 32, Role.AUXILIARY)), 3)

@@ -42,6 +42,16 @@ def test_plan_names_neck_and_head_and_is_empty_afterwards() -> None:
     assert DropAuxiliaryPass().plan(fold(detector, [DropAuxiliaryPass()])[0]) == []
 
 
+def test_auxiliary_levels_on_some_strides_are_all_dropped() -> None:
+    detector = assemble("demo", AUXILIARY | {"neck.auxiliary": [0, 16, 0]}, num_classes=2)
+
+    folded, report = fold(detector, [DropAuxiliaryPass()], example=torch.rand(1, 3, 64, 64))
+
+    assert not [name for name in folded.state_dict() if "auxiliary" in name]
+    assert {spec.role for spec in folded.level_specs} == {Role.LEAD}
+    assert max(each.absolute for each in report.outputs) == 0
+
+
 def test_module_without_auxiliary_parts_is_refused() -> None:
     with pytest.raises(PluginError, match="drop-auxiliary: the model has no auxiliary parts"):
         DropAuxiliaryPass().fold(nn.Identity(), Fold("", applies=True, reason=""))

@@ -50,6 +50,43 @@ def test_auxiliary_levels_leave_the_lead_ones_as_they_are() -> None:
         assert torch.equal(alone, beside)
 
 
+def test_auxiliary_levels_may_be_left_out() -> None:
+    whole, part = ElanPanNeck(INPUTS, **SMALL, auxiliary=[3, 5, 7]), ElanPanNeck(INPUTS, **SMALL, auxiliary=[0, 5, 0])
+    state = {name: value for name, value in whole.state_dict().items() if not name.startswith("auxiliary.")}
+    theirs = {name: value for name, value in whole.state_dict().items() if name.startswith("auxiliary.1.")}
+    part.load_state_dict(state | {name.replace(".1.", ".0.", 1): value for name, value in theirs.items()})
+    inputs = levels()
+
+    assert part.out_specs[3:] == (FeatureSpec(5, 16, Role.AUXILIARY),)
+    assert torch.equal(part.train()(inputs)[3], whole.train()(inputs)[4])
+
+
+def test_auxiliary_width_of_nothing_is_no_level() -> None:
+    neck = ElanPanNeck(INPUTS, **SMALL, auxiliary=[0, 0, 0]).train()
+
+    assert (len(neck.out_specs), len(neck(levels()))) == (3, 3)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_auxiliary_levels_read_the_last_branch_or_the_whole_sum(*, grouped: bool) -> None:
+    partial = ElanPanNeck(INPUTS, **SMALL, auxiliary=[3, 5, 7], branches=2, grouped=grouped)
+    whole = ElanPanNeck(INPUTS, **SMALL, auxiliary=[3, 5, 7], branches=2, grouped=grouped, partial_auxiliary=False)
+    whole.load_state_dict(partial.state_dict())
+    inputs = levels()
+    read: dict[str, Tensor] = {}
+    for name, neck in (("partial", partial), ("whole", whole)):
+        neck.auxiliary[0].register_forward_pre_hook(lambda _module, args, name=name: read.update({name: args[0]}))
+        neck(inputs)
+    merge = partial.get_submodule("top_down.1")
+    coarse = partial.get_submodule("top_down.0")(partial.spp(inputs[-1]), inputs[1])[0]
+
+    total, last = merge(coarse, inputs[0])
+
+    assert not torch.allclose(total, last)
+    assert torch.allclose(read["partial"], last, atol=1e-6)
+    assert torch.allclose(read["whole"], total, atol=1e-6)
+
+
 def test_outputs_may_be_repconvs() -> None:
     neck = ElanPanNeck(INPUTS, **SMALL, output="repconv")
 
@@ -69,6 +106,7 @@ def test_two_levels_are_enough() -> None:
         ((FeatureSpec(8, 8), FeatureSpec(8, 32)), {}, r"twice the one before, got \[8, 32\]"),
         (INPUTS, {"widths": [4, 6]}, r"widths needs one value for each of the backbone's 3 levels .* got \[4, 6\]"),
         (INPUTS, {"auxiliary": [4]}, "auxiliary needs one value"),
+        (INPUTS, {"auxiliary": [4, -1, 4]}, r"auxiliary must not be negative.* got \[4, -1, 4\]"),
         (INPUTS, {"spp": "big"}, "spp must be 'tiny' or 'csp', got 'big'"),
         (INPUTS, {"output": "rep"}, "output must be 'conv' or 'repconv', got 'rep'"),
         (INPUTS, {"down": "two-branch", "widths": [4, 5, 6]}, "even width, got 5"),

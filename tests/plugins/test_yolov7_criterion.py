@@ -192,6 +192,27 @@ def test_objectness_is_balanced_between_levels() -> None:
     assert losses["objectness"].item() == pytest.approx(6 * math.log(2), abs=1e-5)
 
 
+def test_levels_of_a_part_weigh_as_among_all() -> None:
+    # Levels 0 and 2 of three: four priors and one.
+    sizes_LA2 = torch.full((3, 1, 2), 8.0)
+    part = Priors.on_grids([(2, 2), None, (1, 1)], (8, 16, 16), sizes_LA2)
+    kept = torch.tensor([0, 1, 2, 3, 5])
+    whole = predictions()
+    assert whole.objectness_BP is not None
+    some = Predictions(whole.boxes_BP4[:, kept], whole.class_logits_BPC[:, kept], whole.objectness_BP[:, kept], part)
+    criterion = plain(scale_gains=True)
+
+    on_all = criterion.losses(whole, assignment([0, 5]), TARGETS)
+    on_some = criterion.losses(some, assignment([0, 4]), TARGETS)
+    middle = torch.autograd.grad(on_all["objectness"], whole.objectness_BP, retain_graph=True)[0][0, 4].item()
+
+    assert on_some["box"].item() == pytest.approx(on_all["box"].item())
+    assert on_some["class"].item() == pytest.approx(on_all["class"].item())
+    # All of the middle level is negative: log 2 for a logit of 0, whose gradient is one half.
+    rest = on_all["objectness"].item() - 2 * middle * math.log(2)
+    assert on_some["objectness"].item() == pytest.approx(rest)
+
+
 def test_losses_do_not_grow_with_the_batch() -> None:
     given, matches = predictions(), assignment([0, 4])
     twice = Predictions(

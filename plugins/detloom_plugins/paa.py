@@ -172,7 +172,9 @@ def _cheapest_of_levels(
     shape = (num_targets, sum(per_cell), candidates)
     found = []
     for prior_TAQ, cost_TAQ in zip(
-        prior_SQ.view(shape).split(per_cell, dim=1), cost_SQ.view(shape).split(per_cell, dim=1), strict=True
+        prior_SQ.view(shape).split_with_sizes(per_cell, dim=1),
+        cost_SQ.view(shape).split_with_sizes(per_cell, dim=1),
+        strict=True,
     ):
         first_TQ = smallest(cost_TAQ.flatten(1), candidates)
         found.append((prior_TAQ.flatten(1).gather(1, first_TQ), cost_TAQ.flatten(1).gather(1, first_TQ)))

@@ -178,14 +178,14 @@ def described_case(shared: Callable[[str], Path]) -> Callable[[str], tuple[LossC
 
 # Label and corners of each object of each image, at the limits of what an assigner may be given.
 EDGE_BATCHES: dict[str, list[list[tuple[float, ...]]]] = {
-    "no objects in an image": [[], [(1, 10, 10, 40, 30)], []],
+    "no objects in an image": [[], [(1.0, 10.0, 10.0, 40.0, 30.0)], []],
     "no objects in the batch": [[], []],
     "one image without objects": [[]],
     "hundreds in an image": [
         [(i % 3, 1.7 * (i % 50), 1.1 * (i // 6), 1.7 * (i % 50) + 6 + i % 7, 1.1 * (i // 6) + 9) for i in range(300)],
         [(1, 10, 10, 40, 30)],
     ],
-    "duplicates": [[(0, 20, 20, 40, 40)] * 3 + [(1, 20, 20, 40, 40)]],
+    "duplicates": [[*[(0, 20, 20, 40, 40)] * 3, (1, 20, 20, 40, 40)]],
     "at the border": [[(0, 0, 0, 20, 20), (1, 80, 48, 96, 64), (2, 0, 40, 9, 64), (0, 30, 0, 60, 5)]],
     "larger than the image": [[(0, -20, -20, 116, 84), (1, 0, 0, 96, 64)]],
     "one pixel wide": [[(0, 30, 10, 31, 50), (1, 5, 5, 6, 6), (2, 10, 40, 80, 41)]],
@@ -193,7 +193,7 @@ EDGE_BATCHES: dict[str, list[list[tuple[float, ...]]]] = {
 }
 
 
-@pytest.fixture(params=EDGE_BATCHES.values(), ids=EDGE_BATCHES.keys())
+@pytest.fixture(params=list(EDGE_BATCHES.values()), ids=list(EDGE_BATCHES))
 def edge_batch(request: pytest.FixtureRequest) -> list[list[tuple[float, ...]]]:
     """Return images at the limits, each a list of label and corners of objects, for ``scene``."""
     batch: list[list[tuple[float, ...]]] = request.param

@@ -76,7 +76,7 @@ def check_claims(scene: Any, predictions: Predictions, wanted: Targets) -> None:
     # Within rounding any of the best may be meant.
     best = [set((iou_P >= iou_P.max() - 1e-6).nonzero()[:, 0].tolist()) for iou_P in iou_TP]
     for target, image in enumerate(wanted.image_T.tolist()):
-        owners = {owner.get((image, prior)) for prior in best[target]} - {None}
+        owners = {owner[image, prior] for prior in best[target] if (image, prior) in owner}
         assert target in owners or any(
             best[rival] & best[target] and iou_TP[rival].max() >= iou_TP[target].max() - 1e-6 for rival in owners
         )

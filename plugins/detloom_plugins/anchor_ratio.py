@@ -1,28 +1,81 @@
 """Candidates by anchor ratio: priors near a target's centre and not much larger or smaller than it.
 
 They depend on the targets alone, not on what is predicted. Any priors on grids will do: points are
-compared by their nominal size.
+compared by their nominal size. They are a method by themselves, and what dynamic k chooses from.
 
 Shape letters: B images, G targets of an image (padded), R rows (a level and a prior of its cells),
 S cells around a target (centre, left, up, right, down), K = S x R x G candidates of an image,
-most of which are none.
+most of which are none, M matches.
 
-Reference: YOLOv7 (2022), section 4.2, with the sampling it inherits from YOLOR (2021) and Scaled-YOLOv4 (2021).
+References: YOLOv7 (2022), section 4.2, with the sampling it inherits from YOLOR (2021) and Scaled-YOLOv4
+(2021); Jocher, YOLOv5 release 6.1 (2022), where all candidates are positives.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from detloom.errors import RecipeError
+from detloom.hookspecs import hookimpl
+from detloom.interfaces import Assigner
 from detloom.ops.boxes import xyxy_to_cxcywh
-from detloom.structures import PaddedTargets, Priors
+from detloom.ops.iou import overlap
+from detloom.structures import Assignment, PaddedTargets, Predictions, Priors, Targets
 
-__all__ = ["AnchorRatioCandidates", "anchor_ratio_candidates"]
+__all__ = ["AnchorRatioAssigner", "AnchorRatioCandidates", "anchor_ratio_candidates", "register_components"]
 
 # A centre is known to a fraction of a pixel only: its box went through corners in float32. Rounded to
 # this many parts of a pixel, centres on the edge of a cell stay there whatever was done to their boxes.
 PARTS = 1024
+
+# With this reach a target has all the neighbours that a grid gives it.
+WIDEST_REACH = 1.0
+
+
+class AnchorRatioAssigner(Assigner):
+    """Every candidate by anchor ratio is a positive of the target that it was made for.
+
+    The predictions play no part, but for the quality. A prior may serve several targets, or one
+    twice; the matches of an image come in the published order, and the last one of a prior says what its
+    objectness learns. A target that fits no prior has no positives, as published.
+
+    Args:
+        anchor_ratio: A prior fits a target when neither side of one is this many times that of the other.
+        reach: How near to its cell's edge, in cells, a centre brings in the neighbouring cell.
+        soft_labels: Set the quality to the IoU of the predicted box and the target, not to 1.
+    """
+
+    def __init__(self, *, anchor_ratio: float = 4.0, reach: float = 0.5, soft_labels: bool = False) -> None:
+        if anchor_ratio <= 1:
+            raise RecipeError(f"anchor_ratio must be above 1, got {anchor_ratio}; published is 4.0")
+        if not 0 <= reach <= WIDEST_REACH:
+            raise RecipeError(f"reach must lie in [0, {WIDEST_REACH:g}] cells, got {reach}; published is 0.5")
+        self.anchor_ratio = anchor_ratio
+        self.reach = reach
+        self.soft_labels = soft_labels
+
+    @torch.no_grad()
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        """Return the matches, image after image, each in the published order."""
+        with torch.autocast(targets.boxes_T4.device.type, enabled=False):
+            found = anchor_ratio_candidates(
+                predictions.priors, targets.padded(), ratio=self.anchor_ratio, reach=self.reach
+            )
+            image_M, column_M = found.is_candidate_BK.nonzero(as_tuple=True)
+            prior_M, target_M = found.prior_BK[image_M, column_M], found.target_BK[image_M, column_M]
+            quality_M = torch.ones_like(target_M, dtype=torch.float32)
+            if self.soft_labels:
+                boxes_M4 = predictions.boxes_BP4[image_M, prior_M].float()
+                quality_M = overlap(boxes_M4, targets.boxes_T4[target_M]).clamp(0, 1)
+        return Assignment(image_M, prior_M, target_M, quality_M)
+
+    def relaxed(self) -> Assigner | None:
+        """Return the same with a ``reach`` of 1: five cells for a target in place of three."""
+        if self.reach == WIDEST_REACH:
+            return None
+        return AnchorRatioAssigner(anchor_ratio=self.anchor_ratio, reach=WIDEST_REACH, soft_labels=self.soft_labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +182,9 @@ def _per_image(values_SRBG: Tensor, priors: Priors) -> Tensor:
     """Return ``[B, K]``: images first, then levels, then everything else in order."""
     levels = values_SRBG.split_with_sizes([grid.per_cell for grid in priors.grids], dim=1)
     return torch.cat([level.permute(2, 0, 1, 3).flatten(1) for level in levels], dim=1)
+
+
+@hookimpl
+def register_components(register: Callable[[str, type[Assigner]], None]) -> None:
+    """Offer the assigner of YOLOv5."""
+    register("anchor-ratio", AnchorRatioAssigner)

@@ -174,3 +174,81 @@ def described_case(shared: Callable[[str], Path]) -> Callable[[str], tuple[LossC
         ), case
 
     return load
+
+
+# Label and corners of each object of each image, at the limits of what an assigner may be given.
+EDGE_BATCHES: dict[str, list[list[tuple[float, ...]]]] = {
+    "no objects in an image": [[], [(1.0, 10.0, 10.0, 40.0, 30.0)], []],
+    "no objects in the batch": [[], []],
+    "one image without objects": [[]],
+    "hundreds in an image": [
+        [(i % 3, 1.7 * (i % 50), 1.1 * (i // 6), 1.7 * (i % 50) + 6 + i % 7, 1.1 * (i // 6) + 9) for i in range(300)],
+        [(1, 10, 10, 40, 30)],
+    ],
+    "duplicates": [[*[(0, 20, 20, 40, 40)] * 3, (1, 20, 20, 40, 40)]],
+    "at the border": [[(0, 0, 0, 20, 20), (1, 80, 48, 96, 64), (2, 0, 40, 9, 64), (0, 30, 0, 60, 5)]],
+    "larger than the image": [[(0, -20, -20, 116, 84), (1, 0, 0, 96, 64)]],
+    "one pixel wide": [[(0, 30, 10, 31, 50), (1, 5, 5, 6, 6), (2, 10, 40, 80, 41)]],
+    "all of one class": [[(2, 4.0 * i, 10, 4.0 * i + 20, 40) for i in range(15)]],
+}
+
+
+@pytest.fixture(params=list(EDGE_BATCHES.values()), ids=list(EDGE_BATCHES))
+def edge_batch(request: pytest.FixtureRequest) -> list[list[tuple[float, ...]]]:
+    """Return images at the limits, each a list of label and corners of objects, for ``scene``."""
+    batch: list[list[tuple[float, ...]]] = request.param
+    return batch
+
+
+class Scene:
+    """Random predictions on two levels for pictures 96 wide and 64 high, and the objects in them."""
+
+    size = (64, 96)
+    anchors_LA2 = torch.tensor([[[8.0, 8.0], [16.0, 8.0]], [[24.0, 40.0], [64.0, 64.0]]])
+    points_LA2 = torch.tensor([[[16.0, 16.0]], [[32.0, 32.0]]])
+
+    def predictions(
+        self, num_images: int, *, seed: int = 0, points: bool = False, objectness: bool = True
+    ) -> Predictions:
+        """Return predictions of 3 classes near their priors."""
+        generator = torch.Generator().manual_seed(seed)
+        priors = Priors.on_grids([(8, 12), (4, 6)], (8, 16), self.points_LA2 if points else self.anchors_LA2)
+        shape = (num_images, priors.num_priors)
+        size_BP2 = priors.sizes_P2 * (torch.rand((*shape, 2), generator=generator) + 0.5)
+        shift_BP2 = torch.rand((*shape, 2), generator=generator) - 0.5
+        center_BP2 = priors.centers_P2 + priors.strides_P[:, None] * shift_BP2
+        return Predictions(
+            cxcywh_to_xyxy(torch.cat((center_BP2, size_BP2), dim=-1)),
+            torch.randn((*shape, 3), generator=generator),
+            torch.randn(shape, generator=generator) if objectness else None,
+            priors,
+        )
+
+    def targets(self, batch: list[list[tuple[float, ...]]]) -> Targets:
+        """Return objects given as label and corners."""
+        rows = [torch.tensor(image).reshape(-1, 5).float() for image in batch]
+        return Targets.from_lists([row[:, 1:] for row in rows], [row[:, 0] for row in rows], self.size)
+
+    def rows(self, assignment: Assignment) -> list[tuple[int, int, int]]:
+        """Return image, prior and target of the matches, sorted."""
+        columns = (assignment.image_M, assignment.prior_M, assignment.target_M)
+        return sorted(zip(*(column.tolist() for column in columns), strict=True))
+
+    def random_targets(self, num_images: int, *, seed: int, most: int = 6) -> Targets:
+        """Return a random number of objects in each image, none at the limits and none equal."""
+        generator = torch.Generator().manual_seed(1000 + seed)
+        boxes, labels = [], []
+        for _ in range(num_images):
+            count = int(torch.randint(0, most + 1, (1,), generator=generator))
+            limit_2 = torch.tensor([96.0, 64.0])
+            size_N2 = limit_2 * (torch.rand((count, 2), generator=generator) * 3 - 3.5).exp()
+            corner_N2 = (limit_2 - size_N2) * torch.rand((count, 2), generator=generator)
+            boxes.append(torch.cat((corner_N2, corner_N2 + size_N2), dim=1))
+            labels.append(torch.randint(0, 3, (count,), generator=generator))
+        return Targets.from_lists(boxes, labels, self.size)
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """Return what makes small batches for assigners."""
+    return Scene()

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
+from detloom.errors import RecipeError
 from detloom.ops.boxes import cxcywh_to_xyxy
 from detloom.structures import Priors, Targets
-from detloom_plugins.anchor_ratio import AnchorRatioCandidates, anchor_ratio_candidates
+from detloom_plugins.anchor_ratio import AnchorRatioAssigner, AnchorRatioCandidates, anchor_ratio_candidates
 
 HEIGHT, WIDTH = 64, 96
 STRIDES = (8, 16)
@@ -155,3 +157,106 @@ def test_levels_may_have_different_numbers_of_priors_a_cell() -> None:
 
 def test_no_targets_have_no_candidates() -> None:
     assert not pairs(candidates([]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("family", ["p5-nc3", "p5-nc80", "p6-nc3"])
+def test_published_matches_with_fixed_assignment(loss_case: Callable[[str], Any], family: str, seed: int) -> None:
+    case = loss_case(f"{family}-seed{seed}")
+
+    result = AnchorRatioAssigner().assign(case.lead, case.targets)
+
+    # The files hold each match in order, with the class and the box that it learns.
+    expected = []
+    for level, grid in enumerate(case.lead.priors.grids):
+        columns = (case.arrays[f"plain_{name}{level}"] for name in ("match", "class", "box"))
+        for (image, anchor, row, column), label, (dx, dy, w, h) in zip(*columns, strict=True):
+            center = ((column + dx) * grid.stride, (row + dy) * grid.stride)
+            box = (*center, w * grid.stride, h * grid.stride)
+            expected.append((int(image), (level, int(image), int(anchor), int(row), int(column)), int(label), box))
+    expected.sort(key=lambda match: match[0])
+    assert case.cells(result.image_M, result.prior_M) == [cell for _, cell, _, _ in expected]
+    assert case.targets.labels_T[result.target_M].tolist() == [label for _, _, label, _ in expected]
+    boxes_M4 = cxcywh_to_xyxy(torch.tensor([box for *_, box in expected], dtype=torch.float32))
+    torch.testing.assert_close(case.targets.boxes_T4[result.target_M], boxes_M4, rtol=1e-4, atol=1e-3)
+
+
+def test_matches_are_the_candidates_in_their_order(scene: Any, edge_batch: list[list[tuple[float, ...]]]) -> None:
+    predictions, wanted = scene.predictions(len(edge_batch)), scene.targets(edge_batch)
+
+    result = AnchorRatioAssigner().assign(predictions, wanted)
+
+    table = anchor_ratio_candidates(predictions.priors, wanted.padded(), ratio=4.0, reach=0.5)
+    expected = [
+        (image, *pair)
+        for image in range(wanted.num_images)
+        for pair in zip(
+            table.prior_BK[image][table.is_candidate_BK[image]].tolist(),
+            table.target_BK[image][table.is_candidate_BK[image]].tolist(),
+            strict=True,
+        )
+    ]
+    columns = (result.image_M, result.prior_M, result.target_M)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
+    assert result.quality_M.eq(1).all()
+
+
+def test_all_targets_of_a_prior_are_matched(scene: Any) -> None:
+    box = (0, 20, 20, 40, 40)
+    predictions = scene.predictions(1)
+
+    one = AnchorRatioAssigner().assign(predictions, scene.targets([[box]]))
+    two = AnchorRatioAssigner().assign(predictions, scene.targets([[box, box]]))
+
+    assert two.num_matches == 2 * one.num_matches > 0
+    assert sorted(two.prior_M.tolist()) == sorted(2 * one.prior_M.tolist())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_order_of_targets_does_not_matter(scene: Any, seed: int) -> None:
+    predictions, wanted = scene.predictions(1), scene.random_targets(1, seed=seed, most=10)
+    back = Targets.from_lists([wanted.boxes_T4.flip(0)], [wanted.labels_T.flip(0)], scene.size)
+
+    straight = AnchorRatioAssigner().assign(predictions, wanted)
+    other = AnchorRatioAssigner().assign(predictions, back)
+
+    last = wanted.num_targets - 1
+    assert scene.rows(straight) == sorted((b, p, last - t) for b, p, t in scene.rows(other))
+
+
+def test_soft_labels_are_the_overlaps_of_the_predicted_boxes(scene: Any) -> None:
+    predictions, wanted = scene.predictions(1), scene.targets([[(0, 20, 20, 40, 40), (1, 0, 0, 60, 60)]])
+
+    result = AnchorRatioAssigner(soft_labels=True).assign(predictions, wanted)
+
+    iou_MT = box_iou(predictions.boxes_BP4[0, result.prior_M], wanted.boxes_T4)
+    torch.testing.assert_close(result.quality_M, iou_MT.gather(1, result.target_M[:, None])[:, 0])
+    assert result.quality_M.dtype == torch.float32
+
+
+def test_nan_in_the_predictions_makes_soft_labels_nan(scene: Any) -> None:
+    predictions = scene.predictions(2)
+    predictions.boxes_BP4[0] = math.nan
+
+    result = AnchorRatioAssigner(soft_labels=True).assign(predictions, scene.targets([[(0, 20, 20, 40, 40)]] * 2))
+
+    assert set(result.image_M.tolist()) == {0, 1}
+    assert (result.quality_M.isnan() == (result.image_M == 0)).all()
+
+
+def test_relaxed_form_adds_cells(scene: Any) -> None:
+    predictions, wanted = scene.predictions(3), scene.random_targets(3, seed=1)
+    relaxed = AnchorRatioAssigner().relaxed()
+    assert relaxed is not None
+
+    fine = scene.rows(AnchorRatioAssigner().assign(predictions, wanted))
+    coarse = scene.rows(relaxed.assign(predictions, wanted))
+
+    assert set(fine) < set(coarse)
+    assert relaxed.relaxed() is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("anchor_ratio", 1.0), ("reach", 1.5), ("reach", -0.5)])
+def test_settings_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=rf"{name} must .* got {value}"):
+        AnchorRatioAssigner(**{name: value})  # type: ignore[arg-type]  # one of several settings

@@ -12,7 +12,7 @@ import torch
 from detloom.errors import RecipeError
 from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
 from detloom_plugins import yolov7_criterion
-from detloom_plugins.anchor_ratio import anchor_ratio_candidates
+from detloom_plugins.anchor_ratio import AnchorRatioAssigner
 from detloom_plugins.dynamic_k import Yolov7Assigner
 from detloom_plugins.yolov7_criterion import Yolov7Criterion
 
@@ -23,14 +23,6 @@ VARIANTS = ["", "smooth_", "focal_"]
 def published(case: Any, variant: str = "") -> Yolov7Criterion:
     """Return a criterion with the gains in force, times the batch size as the totals are."""
     return Yolov7Criterion(scale=case.targets.num_images, scale_gains=False, **case.settings(variant))
-
-
-def every_candidate(case: Any) -> Assignment:
-    """Return the fixed assignment: all candidates are matches, for the targets that they were made for."""
-    found = anchor_ratio_candidates(case.lead.priors, case.targets.padded(), ratio=4.0, reach=0.5)
-    image_M, column_M = found.is_candidate_BK.nonzero(as_tuple=True)
-    prior_M, target_M = found.prior_BK[image_M, column_M], found.target_BK[image_M, column_M]
-    return Assignment(image_M, prior_M, target_M, torch.ones(len(image_M)))
 
 
 def check(case: Any, losses: dict[str, torch.Tensor], name: str) -> None:
@@ -71,7 +63,9 @@ def test_published_losses_with_fixed_assignment(
 ) -> None:
     case = loss_case(f"{family}-seed{seed}")
 
-    losses = published(case, variant).losses(case.lead, every_candidate(case), case.targets)
+    losses = published(case, variant).losses(
+        case.lead, AnchorRatioAssigner().assign(case.lead, case.targets), case.targets
+    )
 
     check(case, losses, f"{variant}plain")
 
@@ -111,7 +105,7 @@ def test_published_losses_of_wide_images_with_fixed_assignment(loss_case: Callab
     criterion = Yolov7Criterion(box=1, objectness=1, classes=1, scale=1, scale_gains=False)
     golden = case.arrays["plain_items"]
 
-    losses = criterion.losses(predictions, every_candidate(case), case.targets)
+    losses = criterion.losses(predictions, AnchorRatioAssigner().assign(case.lead, case.targets), case.targets)
 
     assert golden[0] / losses["box"].item() == pytest.approx(0.05, rel=1e-5)
     ratio = {key: golden[i] / losses[key].item() for i, key in enumerate(("box", "objectness", "class"))}
@@ -128,7 +122,7 @@ def test_losses_of_the_description(described_case: Callable[[str], Any], name: s
         box=gains["box"], objectness=gains["obj"], classes=gains["cls"], scale=1, scale_gains=False
     )
 
-    plain_losses = criterion.losses(case.lead, every_candidate(case), case.targets)
+    plain_losses = criterion.losses(case.lead, AnchorRatioAssigner().assign(case.lead, case.targets), case.targets)
     if "ota_q10" in numbers:
         golden, matches = numbers["ota_q10"], Yolov7Assigner(published_ties=True).assign(case.lead, case.targets)
         dynamic = criterion.losses(case.lead, matches, case.targets)

@@ -141,7 +141,7 @@ def painted() -> tuple[torch.Tensor, Targets]:
     images_BCHW = torch.rand(4, 3, 64, 64, generator=generator) * 0.2
     for row, (left, top, right, bottom) in enumerate(boxes_N4.tolist()):
         images_BCHW[row // 2, 2 * (row % 2), top:bottom, left:right] = 1.0
-    return images_BCHW, Targets.from_lists(list(boxes_N4.split(2)), [torch.tensor([0, 1])] * 4, (64, 64))
+    return images_BCHW, Targets.from_lists(list(boxes_N4.view(4, 2, 4)), [torch.tensor([0, 1])] * 4, (64, 64))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_added_auxiliary_head_trains(model: str, inner: str, wrapper: str) -> No
     for _ in range(30):
         losses = detector(images_BCHW, targets)
         optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         optimizer.step()
         history.append({key: value.item() for key, value in losses.items()})
 

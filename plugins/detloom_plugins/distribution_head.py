@@ -66,14 +66,13 @@ class DistributionHead(Head):
         check_distribution(num_classes, bins=bins, prior_scale=prior_scale)
         lead = [spec for spec in inputs if spec.role == Role.LEAD]
         auxiliary = [spec for spec in inputs if spec.role == Role.AUXILIARY]
-        if auxiliary and [spec.stride for spec in auxiliary] != [spec.stride for spec in lead]:
-            raise RecipeError("auxiliary levels must have the strides of the lead levels")
         self.num_classes = num_classes
         self.strides = tuple(spec.stride for spec in lead)
         self.bins = bins
         self.prior_scale = prior_scale
         self.traits = HeadTraits(anchors=False, objectness=False, distribution_bins=bins, levels=len(lead))
-        self.priors = PriorCache(self.strides, [[(prior_scale * stride,) * 2] for stride in self.strides])
+        sizes_L12 = [[(prior_scale * stride,) * 2] for stride in self.strides]
+        self.priors = PriorCache(self.strides, sizes_L12, auxiliary=[spec.stride for spec in auxiliary])
 
         def branches(specs: Sequence[FeatureSpec]) -> nn.ModuleList:
             return distribution_branches(

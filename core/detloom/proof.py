@@ -1,7 +1,7 @@
 """Whether two models give the same: their outputs on one input, and parts of them on the inputs that one has.
 
 Every output is held against the other model's. What holds no tensor, or something that cannot be compared, proves
-nothing and is an error, as is a part that the input does not run.
+nothing and is an error.
 """
 
 import copy
@@ -20,7 +20,7 @@ from detloom.detector import Detector
 from detloom.errors import PluginError
 from detloom.structures import HeadMaps
 
-__all__ = ["Comparison", "Difference", "Run", "badness", "compare", "default_run", "named_tensors"]
+__all__ = ["Comparison", "Difference", "Run", "badness", "called", "compare", "default_run", "named_tensors"]
 
 Run = Callable[[nn.Module, Tensor], object]
 
@@ -77,14 +77,13 @@ def compare(
         original: The model as it was.
         folded: What came of it.
         example: Input of both.
-        paths: Parts of both that are compared on the input that the original one has.
+        paths: Parts of both that are compared on the input that the original one has; the example must run them.
         run: What is compared of the whole.
         tolerance: Largest difference over 1 + magnitude.
         blame: A sentence that names the passes which folded a path, for messages; an empty path is the whole.
 
     Raises:
-        PluginError: The folded form fails or has outputs of another form, something holds nothing to compare, or the
-            example does not run a part.
+        PluginError: The folded form fails or has outputs of another form, or something holds nothing to compare.
     """
     precision = str(example.dtype).removeprefix("torch.")
     calls = _Calls(original, paths)
@@ -92,13 +91,6 @@ def compare(
         expected = run(original, example)
     finally:
         calls.close()
-    unreached = sorted(paths - calls.outputs.keys())
-    if unreached:
-        raise PluginError(
-            f"{len(unreached)} folded modules are not proved, because the example does not run them: "
-            f"{', '.join(unreached)}. {blame(unreached[0])}Nothing was written; prove it on an example that runs them, "
-            "or put a pass that takes them away before the others, or leave out the pass"
-        )
     found = _again(lambda: run(folded, example), "the model", blame(""))
     modules = []
     for path in sorted(calls.outputs):
@@ -107,6 +99,22 @@ def compare(
         worst = max(_differences(calls.outputs[path], again, path, precision, tolerance), key=badness)
         modules.append(replace(worst, where=path))
     return Comparison(tuple(modules), tuple(_differences(expected, found, "output", precision, tolerance)))
+
+
+@torch.no_grad()
+def called(model: nn.Module, example: Tensor, run: Run) -> set[str]:
+    """Return the paths of the modules that a model runs."""
+    found: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: found.add(path))
+        for path, module in model.named_modules(remove_duplicate=False)
+    ]
+    try:
+        run(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def default_run(model: nn.Module, example: Tensor) -> object:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detloom.errors import PluginError
 from detloom.interfaces import Fold, ReparamPass
-from detloom.proof import Difference, Run, badness, compare, default_run
+from detloom.proof import Difference, Run, badness, called, compare, default_run
 from detloom.workshop import workshop
 
 __all__ = ["Difference", "FoldReport", "PassFold", "fold", "replace_submodule_", "worst_first"]
@@ -81,7 +81,10 @@ def fold(
         return folded, FoldReport(folds)
     modules: list[Difference] = []
     outputs: list[Difference] = []
-    paths = _measurable([each.fold for each in folds if each.fold.applies], model, folded)
+    run = run or default_run
+    first = next(iter(tolerances))
+    run_by_example = called(copy.deepcopy(model).eval().to(first), example.to(first), run)
+    paths = _measurable(folds, model, folded, run_by_example)
     for dtype, tolerance in tolerances.items():
         original = copy.deepcopy(model).eval().to(dtype)
         # Folded anew: rounding to another precision first would hide what the maths is worth.
@@ -91,7 +94,7 @@ def fold(
             again,
             example.to(dtype),
             paths=paths,
-            run=run or default_run,
+            run=run,
             tolerance=tolerance,
             blame=partial(_blame, folds),
         )
@@ -128,24 +131,46 @@ def _folded(model: Model, passes: Sequence[ReparamPass]) -> tuple[Model, tuple[P
     return twin, tuple(folds)
 
 
-def _measurable(folds: Sequence[Fold], original: nn.Module, folded: nn.Module) -> set[str]:
+def _measurable(
+    folds: Sequence[PassFold], original: nn.Module, folded: nn.Module, run_by_example: set[str]
+) -> set[str]:
     """Return the modules whose outputs the folds leave as they were.
 
     A norm outside of a module may have been fused into a convolution inside, and a module may have come in another's
-    place and been folded itself; the outer module is measured then.
+    place and been folded itself, or be run by its parts alone; the outer module is measured then.
     """
+    applied = [each.fold for each in folds if each.fold.applies]
     in_both = {path for path, _ in original.named_modules()} & {path for path, _ in folded.named_modules()}
 
     def outermost(path: str) -> str:
-        for other in folds:
+        for other in applied:
             outside = not other.path or path.startswith(f"{other.path}.")
             prefix = f"{other.path}." if other.path else ""
             if outside and any(f"{prefix}{part}.".startswith(f"{path}.") for part in other.parts):
                 return outermost(other.path)
-        return path if path in in_both else outermost(path.rpartition(".")[0])
+        return path if path in in_both & run_by_example or not path else outermost(path.rpartition(".")[0])
 
+    _demand_reach(folds, {path for path, _ in original.named_modules()}, run_by_example)
     # The whole model is measured by its outputs.
-    return {outermost(each.path) for each in folds} - {""}
+    return {outermost(each.path) for each in applied} - {""}
+
+
+def _demand_reach(folds: Sequence[PassFold], originals: set[str], run_by_example: set[str]) -> None:
+    """Refuse folds of modules that the example does not run: equal outputs say nothing of them."""
+    unreached = []
+    for each in folds:
+        path = each.fold.path
+        while path not in originals:
+            path = path.rpartition(".")[0]
+        if each.fold.applies and path and not any(f"{inside}.".startswith(f"{path}.") for inside in run_by_example):
+            unreached.append(path)
+    if unreached:
+        names = sorted(set(unreached))
+        raise PluginError(
+            f"folds of {len(names)} modules are not proved, because the example does not run them: {', '.join(names)}. "
+            f"{_blame(folds, names[0])}Nothing was written; prove them on an example that runs them, or put a pass "
+            "that takes them away before the others, or leave out the pass"
+        )
 
 
 def _demand_equality(report: FoldReport) -> None:

@@ -79,6 +79,33 @@ def test_fold_that_the_example_does_not_run_is_refused_by_name() -> None:
         fold(model, [DropZero()], example=torch.rand(2, 3))
 
 
+def test_module_that_is_run_by_its_parts_is_measured_in_the_module_around_it() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gone = Pair()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.gone.both(x)
+
+    class Same(DropZero):
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del fold
+            return module
+
+    _, report = fold(nn.Sequential(Around()), [Same()], example=torch.rand(2, 3))
+
+    assert {each.where for each in report.modules} == {"0"}
+
+
 class Opaque:
     """Something that holds tensors out of sight."""
 
@@ -150,7 +177,7 @@ def test_difference_that_no_module_shows_is_laid_to_all_passes() -> None:
             Net(1.0),
             [Whole()],
             example=torch.rand(2, 3),
-            run=lambda model, x: x if len(list(model.children())) else x + 1,
+            run=lambda model, x: x if list(model.children()) else x + 1,
         )
 
 

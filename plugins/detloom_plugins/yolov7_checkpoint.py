@@ -25,7 +25,8 @@ from detloom.recipe import USE, Recipe
 from detloom_plugins.anchor_head import AnchorHead, ImplicitConv
 from detloom_plugins.elan import ElanBackbone
 from detloom_plugins.elan_pan import ElanPanNeck
-from detloom_plugins.layers import Elan, RepConv, SpaceToDepth, SppTiny, SummedElan, TwoBranchTransition
+from detloom_plugins.layers import Elan, RepConv, SpaceToDepth, SummedElan, TwoBranchTransition
+from detloom_plugins.spatial_pyramid import SppTiny
 
 __all__ = ["PublishedLayer", "Yolov7Importer", "published_layers"]
 

@@ -150,26 +150,25 @@ def _measurable(
                 return outermost(other.path)
         return path if path in in_both & run_by_example or not path else outermost(path.rpartition(".")[0])
 
-    _demand_reach(folds, {path for path, _ in original.named_modules()}, run_by_example)
+    _demand_reach(folds, in_both, run_by_example)
     # The whole model is measured by its outputs.
     return {outermost(each.path) for each in applied} - {""}
 
 
-def _demand_reach(folds: Sequence[PassFold], originals: set[str], run_by_example: set[str]) -> None:
-    """Refuse folds of modules that the example does not run: equal outputs say nothing of them."""
-    unreached = []
-    for each in folds:
-        path = each.fold.path
-        while path not in originals:
-            path = path.rpartition(".")[0]
-        if each.fold.applies and path and not any(f"{inside}.".startswith(f"{path}.") for inside in run_by_example):
-            unreached.append(path)
+def _demand_reach(folds: Sequence[PassFold], in_both: set[str], run_by_example: set[str]) -> None:
+    """Refuse folds of modules that the example does not run: equal outputs say nothing of them.
+
+    What another pass took away afterwards needs no proof.
+    """
+    paths = sorted({each.fold.path for each in folds if each.fold.applies and each.fold.path in in_both})
+    unreached = [
+        path for path in paths if path and not any(f"{inside}.".startswith(f"{path}.") for inside in run_by_example)
+    ]
     if unreached:
-        names = sorted(set(unreached))
         raise PluginError(
-            f"folds of {len(names)} modules are not proved, because the example does not run them: {', '.join(names)}. "
-            f"{_blame(folds, names[0])}Nothing was written; prove them on an example that runs them, or put a pass "
-            "that takes them away before the others, or leave out the pass"
+            f"folds of {len(unreached)} modules are not proved, because the example does not run them: "
+            f"{', '.join(unreached)}. {_blame(folds, unreached[0])}Nothing was written; prove them on an example that "
+            "runs them, or add a pass that takes them away, or leave out the pass"
         )
 
 

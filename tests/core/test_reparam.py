@@ -79,6 +79,25 @@ def test_fold_that_the_example_does_not_run_is_refused_by_name() -> None:
         fold(model, [DropZero()], example=torch.rand(2, 3))
 
 
+def test_fold_that_another_pass_takes_away_needs_no_proof() -> None:
+    class DropUnused(ReparamPass):
+        def plan(self, model: nn.Module) -> list[Fold]:
+            return [Fold("", applies=True, reason="")] if list(model.get_submodule("unused").children()) else []
+
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del fold
+            module.unused = nn.Sequential()
+            return module
+
+    model = Net(1.0)
+    model.add_module("unused", nn.Sequential())
+    model.get_submodule("unused").add_module("gone", nn.Linear(3, 3))
+
+    folded, _ = fold(model, [DropZero(), DropUnused()], example=torch.rand(2, 3))
+
+    assert not list(folded.get_submodule("unused").children())
+
+
 def test_module_that_is_run_by_its_parts_is_measured_in_the_module_around_it() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:

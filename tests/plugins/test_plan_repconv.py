@@ -141,7 +141,7 @@ def test_addition_of_a_number_is_no_meeting() -> None:
     [
         ("addition", lambda a, b: a - b),
         ("addition", lambda a, b: b.sub(a)),
-        ("addition", lambda a, b: torch.subtract(a, b)),
+        ("addition", torch.subtract),
         ("addition", lambda a, b: sum([a, b])),
         ("addition", lambda a, b: torch.lerp(a, b, 0.5)),
         ("addition", lambda a, b: a.addcmul(b, b)),
@@ -266,6 +266,27 @@ def test_check_warns_of_an_identity_that_repeats_a_path() -> None:
     assert [each.split(":")[0] for each in warnings] == [f"backbone.stages.{stage}.1.chain.1" for stage in range(4)]
     assert "reaches the concatenation with its own input in backbone.stages.0.1" in warnings[0]
     assert "the pass plan-repconv rewrites it" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("yolov7-tiny", {"neck.repconv": [2]}),
+        ("yolov7x", {"backbone.repconv": [2]}),
+        ("yolov7-w6", {"backbone.repconv": [2]}),
+        ("yolov7-e6e", {"neck.repconv": [2]}),
+        ("yolor-csp", {"backbone.repconv": True}),
+        ("yolov5s-style", {"backbone.repconv": True}),
+        ("yolox-s", {"backbone.repconv": True}),
+    ],
+)
+def test_every_recipe_whose_parts_take_repconvs_merges_them_and_warns(recipe: str, change: dict[str, object]) -> None:
+    plain, report = check(recipe), check(recipe, change)
+
+    assert report.training_parameters > plain.training_parameters
+    assert report.deployed_parameters == plain.deployed_parameters
+    assert report.warnings
+    assert plain.warnings == ()
 
 
 def test_check_is_content_once_the_recipe_plans_or_has_no_identities() -> None:

@@ -40,7 +40,7 @@ def test_folded_artifact_loads_as_it_is_and_predicts_the_same(artifact: Path, tm
     result = run(str(artifact), "-o", str(out), "--size", "96")
 
     assert result.exit_code == 0, result.output
-    assert read_artifact(out).folded == ("fold-implicit", "fuse-bn")
+    assert read_artifact(out).folded == ("merge-repconv", "fold-implicit", "fuse-bn")
     trained, deployed = load_artifact(artifact), load_artifact(out)
     assert not any(isinstance(each, nn.BatchNorm2d) for each in deployed.modules())
     images_BCHW = torch.rand(1, 3, 96, 64)

@@ -26,7 +26,7 @@ from detloom_plugins.sharing import Sharing
 
 __all__ = ["MergeRepConvPass", "merged_kernel", "own_channel"]
 
-REMEDY = "it should have none (YOLOv7, section 4.2); the pass plan-repconv rewrites it"
+REMEDY = "it should have none (YOLOv7, section 4.2): plan-repconv rewrites it"
 
 
 class MergeRepConvPass(ReparamPass):

@@ -265,7 +265,7 @@ def test_check_warns_of_an_identity_that_repeats_a_path() -> None:
 
     assert [each.split(":")[0] for each in warnings] == [f"backbone.stages.{stage}.1.chain.1" for stage in range(4)]
     assert "reaches the concatenation with its own input in backbone.stages.0.1" in warnings[0]
-    assert "the pass plan-repconv rewrites it" in warnings[0]
+    assert "it should have none (YOLOv7, section 4.2): plan-repconv rewrites it" in warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from detloom.catalogue import bundled_rows
 from detloom.cli import VERBS, cli
@@ -140,6 +141,16 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         used = {word.partition("=")[0] for word in arguments if word.startswith("-")}
         assert used <= known, line
+
+
+def test_transcripts_of_checks_are_what_is_printed() -> None:
+    transcripts = blocks(DOCS / "reparam.md", "console")
+
+    assert transcripts
+    for transcript in transcripts:
+        command, expected = transcript.split("\n", maxsplit=1)
+        result = CliRunner().invoke(cli, shlex.split(command)[2:])
+        assert result.output == expected, command
 
 
 def test_every_command_is_described() -> None:

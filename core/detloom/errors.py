@@ -52,7 +52,7 @@ class TrainingError(DetloomError):
 
 def with_article(noun: str) -> str:
     """Return ``"an assigner"`` or ``"a head"``."""
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -73,17 +73,27 @@ def _by_shape(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
         return None
     if torch.Tag.pointwise not in func.tags or len(func._schema.returns) != 1:  # noqa: SLF001 - there is no public way to ask
         return None
+    return _element_wise(name, args, tensors)
+
+
+def _element_wise(name: str, args: tuple[Any, ...], tensors: Sequence[Tensor]) -> Tensor | None:
+    shape = _broadcast([each.shape for each in tensors])
+    # Results of another type take torch's own way, and what does not fit is torch's to complain of.
+    if shape is None or any(each.dtype != tensors[0].dtype for each in tensors):
+        return None
     if name.endswith("_"):
-        return args[0]
-    # Results of another type take torch's own way.
-    same_type = name not in _TO_BOOLEANS and all(each.dtype == tensors[0].dtype for each in tensors)
-    return tensors[0].new_empty(_broadcast([each.shape for each in tensors])) if same_type else None
+        return tensors[0] if args[0] is tensors[0] and list(tensors[0].shape) == shape else None
+    return None if name in _TO_BOOLEANS else tensors[0].new_empty(shape)
 
 
-def _broadcast(shapes: Sequence[torch.Size]) -> list[int]:
-    """Return the common shape; torch's own function imports a computer algebra system."""
-    sides = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
-    return [next((side for side in column if side != 1), 1) for column in sides][::-1]
+def _broadcast(shapes: Sequence[torch.Size]) -> list[int] | None:
+    """Return the common shape, or None; torch's own function imports a computer algebra system."""
+    columns = [{side for side in column if side != 1} for column in _sides_from_the_last(shapes)]
+    return None if any(len(column) > 1 for column in columns) else [next(iter(each), 1) for each in columns][::-1]
+
+
+def _sides_from_the_last(shapes: Sequence[torch.Size]) -> Iterator[tuple[int, ...]]:
+    return zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
 
 
 def _joined(tensors: Sequence[Tensor], axis: int = 0) -> Tensor | None:
@@ -116,10 +126,19 @@ def _convolved(  # noqa: PLR0917 - torch's own signature
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor | None:
-    del bias, output_padding
-    fits = images.is_meta and kernel.is_meta and images.dtype == kernel.dtype and images.dim() == kernel.dim()
-    # What does not fit is torch's to complain of.
-    if transposed or not fits or images.shape[1] != kernel.shape[1] * groups:
+    del output_padding
+    if not (images.is_meta and kernel.is_meta and images.dtype == kernel.dtype and images.dim() == kernel.dim()):
+        return None
+    inputs, outputs = kernel.shape[1] * groups, kernel.shape[0]
+    if transposed:
+        inputs, outputs = outputs, inputs
+    # Torch checks real tensors, not all of those of the meta device.
+    if images.shape[1] != inputs or outputs % groups or (bias is not None and list(bias.shape) != [outputs]):
+        raise RuntimeError(
+            f"a convolution of {inputs} channels to {outputs} in {groups} groups is given {images.shape[1]} channels"
+            + ("" if bias is None else f" and a bias {list(bias.shape)}")
+        )
+    if transposed:
         return None
     sides = _window_sides(images.shape[2:], kernel.shape[2:], stride, padding, dilation)
     return images.new_empty([images.shape[0], kernel.shape[0], *sides]) if min(sides) > 0 else None
@@ -135,6 +154,8 @@ def _pooled(  # noqa: PLR0917 - torch's own signature
 ) -> tuple[Tensor, Tensor] | None:
     if not images.is_meta or ceil_mode or not len(window) == len(padding) == len(dilation) == images.dim() - 2 == 2:
         return None
+    if any(2 * pad > gap * (width - 1) + 1 for pad, width, gap in zip(padding, window, dilation, strict=True)):
+        return None
     sides = _window_sides(images.shape[2:], window, stride or window, padding, dilation)
     shape = [*images.shape[:2], *sides]
     return (images.new_empty(shape), images.new_empty(shape, dtype=torch.int64)) if min(sides) > 0 else None
@@ -146,6 +167,8 @@ def _enlarged(images: Tensor, size: Sequence[int] | None, *_: object) -> Tensor 
 
 def _summed(tensor: Tensor, axes: Sequence[int] | None = None, *rest: object) -> Tensor | None:
     if not tensor.is_meta or not tensor.is_floating_point() or not axes or rest:
+        return None
+    if any(not -tensor.dim() <= axis < tensor.dim() for axis in axes):
         return None
     gone = {axis % tensor.dim() for axis in axes}
     return tensor.new_empty([side for axis, side in enumerate(tensor.shape) if axis not in gone])
@@ -165,8 +188,14 @@ def _window_sides(
     ]
 
 
-def _normalised(images: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor] | None:
-    return (images.new_empty(images.shape), images.new_empty(0), images.new_empty(0)) if images.is_meta else None
+def _normalised(images: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor] | None:
+    if not images.is_meta:
+        return None
+    for tensor in rest:
+        if isinstance(tensor, Tensor) and list(tensor.shape) != [images.shape[1]]:
+            # Torch checks real tensors, not those of the meta device.
+            raise RuntimeError(f"a norm of {len(tensor)} channels is given {images.shape[1]}")
+    return images.new_empty(images.shape), images.new_empty(0), images.new_empty(0)
 
 
 _KNOWN: Mapping[str, Callable[..., Any]] = {

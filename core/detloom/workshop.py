@@ -305,13 +305,18 @@ class Workshop:
                 "registry.toml and `register_components` must agree"
             )
         else:
-            first = f"no {kind} is called '{name}'.{suggest(name, known)}"
+            first = f"no {kind} is called '{name}'.{self._described_as(kind, name) or suggest(name, known)}"
         lines = [first, f"  known {kind}s: {', '.join(known)}     `detloom list {kind}` describes them."]
         lines += [f"  {fault}" for fault in faults.values()]
         off = [point.name for point in self._entry_points if point.name in self._disabled]
         if off:
             lines.append(f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}")
         return "\n".join(lines)
+
+    def _described_as(self, kind: str, name: str) -> str:
+        """Return a suggestion of what a catalogue describes with the very word that was taken for a name."""
+        found = [row for row in self.rows() if row.kind == kind and name.lower() in row.summary.lower().split()]
+        return f" Did you mean '{found[0].name}' ({found[0].summary})?" if found else ""
 
 
 @cache

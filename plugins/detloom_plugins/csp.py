@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from detloom.errors import RecipeError, suggest
-from detloom_plugins.layers import Activation, ConvBlock, PyramidPooling, RepConv
+from detloom_plugins.layers import Activation, ConvBlock, RepConv
+from detloom_plugins.spatial_pyramid import PyramidPooling
 
 __all__ = ["Bottleneck", "CspBlock", "Order", "ShortPyramid", "repconv_chain"]
 

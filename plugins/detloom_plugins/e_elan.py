@@ -20,6 +20,8 @@ from detloom_plugins.layers import Activation, ConvBlock, Elan, SummedElan, Taps
 
 __all__ = ["GroupedElan", "grouped", "make_elan", "objection_to_grouping", "summed"]
 
+_ELEMENT_WISE = (nn.SiLU, nn.LeakyReLU, nn.ReLU, nn.Identity)
+
 
 class GroupedElan(nn.Module):
     """Several aggregations as one, with group convolutions.
@@ -128,18 +130,43 @@ def objection_to_grouping(elan: SummedElan) -> str:
     for branch in elan.branches:
         if type(branch) is not Elan:
             return f"a branch is a {type(branch).__name__}, not an Elan"
-        convs = [branch.bypass, branch.entry, *branch.chain, branch.fuse]
-        strange = next((each for each in convs if not _is_plain(each)), None)
-        if strange is not None:
-            return f"a branch has a {type(strange).__name__}, not a plain convolution with its norm and activation"
-        forms.append((branch.tapped, [(each.conv.weight.shape, type(each.act), type(each.bn)) for each in convs]))
+        blocks = [branch.bypass, branch.entry, *branch.chain, branch.fuse]
+        strange = next((said for each in blocks if (said := _objection_to_block(each))), "")
+        if strange:
+            return f"a branch has {strange}"
+        forms.append((branch.tapped, [_form(each) for each in blocks if isinstance(each, ConvBlock)]))
     if len(forms) < 2:
         return "there is one branch alone"
     return "" if all(form == forms[0] for form in forms) else "the branches differ in form"
 
 
-def _is_plain(block: nn.Module) -> bool:
-    return type(block) is ConvBlock and isinstance(block.bn, nn.BatchNorm2d | nn.Identity) and block.conv.groups == 1
+def _objection_to_block(block: nn.Module) -> str:
+    """Return what a branch has that has no grouped form, or nothing."""
+    if type(block) is not ConvBlock:
+        return f"a {type(block).__name__}, not a plain convolution with its norm and activation"
+    conv, norm = block.conv, block.bn
+    kernel = conv.kernel_size[0]
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, 1, (kernel - 1) // 2, device="meta")
+    alike = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    if type(conv) is not nn.Conv2d or any(getattr(conv, each) != getattr(plain, each) for each in alike):
+        return f"a {conv}, not a plain convolution that keeps the size"
+    if type(norm) not in (nn.BatchNorm2d, nn.Identity):
+        return f"a {type(norm).__name__} for a norm"
+    if isinstance(norm, nn.BatchNorm2d) and (not norm.affine or not norm.track_running_stats):
+        return "a norm without weights or without statistics"
+    if type(block.act) not in _ELEMENT_WISE:
+        return f"a {type(block.act).__name__}, which may not treat each value by itself"
+    return ""
+
+
+def _form(block: ConvBlock) -> tuple[object, ...]:
+    """Return what must be the same in all branches."""
+    norm, act = block.bn, block.act
+    return (
+        *(block.conv.weight.shape, block.conv.bias is None, type(norm), type(act)),
+        getattr(act, "negative_slope", None),
+        *(getattr(norm, "eps", None), getattr(norm, "momentum", None)),
+    )
 
 
 def _stacked(blocks: Sequence[nn.Module], *, groups: int) -> ConvBlock:

@@ -22,12 +22,11 @@ from detloom_plugins.layers import (
     ConvBlock,
     Elan,
     RepConv,
-    SppCsp,
-    SppTiny,
     SummedElan,
     Taps,
     make_transition,
 )
+from detloom_plugins.spatial_pyramid import SppCsp, SppTiny
 
 __all__ = ["ElanPanNeck"]
 

@@ -14,6 +14,7 @@ from detloom.errors import PluginError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Fold, ReparamPass
 from detloom_plugins.anchor_head import ImplicitConv
+from detloom_plugins.sharing import Sharing
 
 __all__ = ["FoldImplicitPass"]
 
@@ -23,21 +24,24 @@ class FoldImplicitPass(ReparamPass):
 
     def plan(self, model: nn.Module) -> list[Fold]:
         """Return every convolution with implicit knowledge."""
-        return [
-            Fold(path, applies=True, reason="constants before and after a 1x1 convolution", parts=("conv",))
-            for path, module in model.named_modules()
-            if isinstance(module, ImplicitConv)
-        ]
+        sharing = Sharing(model)
+        plan = []
+        for path, module in model.named_modules():
+            if isinstance(module, ImplicitConv):
+                objection = sharing.objection(module) or sharing.objection_to_all(module.conv)
+                reason = objection or "constants before and after a 1x1 convolution"
+                plan.append(Fold(path, applies=not objection, reason=reason, parts=("conv",)))
+        return plan
 
     @torch.no_grad()
     def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
         """Return the plain convolution."""
         if not isinstance(module, ImplicitConv):
             raise PluginError(f"fold-implicit: {fold.path or 'the model'} has no implicit knowledge")
-        conv = module.conv
-        dtype = conv.weight.dtype
+        dtype = module.conv.weight.dtype
         # Rounding once, not at each product.
         weight, bias = module.double().explicit()
+        conv = module.conv
         conv.weight = nn.Parameter(weight.to(dtype))
         conv.bias = nn.Parameter(bias.to(dtype))
         return conv

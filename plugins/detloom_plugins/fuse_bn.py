@@ -1,28 +1,27 @@
 """Batch normalisation into the convolution before it, in any network.
 
-With scale ``t = gamma / sqrt(variance + eps)``: ``W' = t W``, ``b' = beta + t (b - mean)``. Which pairs may be fused is
-read off the flow of data, not off names: each module's forward is traced symbolically, its parts as wholes, from the
-innermost out, until each normalisation's input is known.
+Which pairs may be fused is read off the flow of data, not off names: the model's forward is traced symbolically, with
+convolutions and norms as wholes, so that every reader of a convolution is seen. Where a forward cannot be read, what it
+does with its parts is not known; pairs inside these are fused all the same, and the plan says so.
 
-Reference: Ioffe and Szegedy, Batch normalization (2015), section 3.1; Jacob et al., Quantization and training of
-neural networks (2018), section 3.2, for the folded form.
+Reference: Jacob et al., Quantization and training of neural networks (2018), section 3.2; see ``conv_norm``.
 """
 
-import copy
-from collections import Counter
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from detloom.errors import PluginError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Fold, ReparamPass
 from detloom.reparam import replace_submodule_
+from detloom_plugins.conv_norm import fused_kernel
+from detloom_plugins.flow import Flow, read_flows
+from detloom_plugins.sharing import Sharing
 
 __all__ = ["FuseBnPass"]
 
@@ -44,52 +43,26 @@ class FuseBnPass(ReparamPass):
         conv, norm = module.get_submodule(conv_path), module.get_submodule(norm_path)
         if not (isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm)):
             raise PluginError(f"fuse-bn: {fold.path}: {' and '.join(fold.parts)} are no convolution and batch norm")
-        _scale_(conv, norm)
+        weight, bias_O = fused_kernel(conv, norm)
+        dtype = conv.weight.dtype
+        conv.weight, conv.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias_O.to(dtype))
         # timm's norms carry a dropout and an activation of their own.
         rest = [part for part in norm.children() if not isinstance(part, nn.Identity)]
         return replace_submodule_(module, norm_path, nn.Sequential(*rest) if rest else nn.Identity())
 
 
-def _scale_(conv: _ConvNd, norm: _BatchNorm) -> None:
-    """Put the norm's scale and shift into kernel and bias, in float64."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise PluginError("fuse-bn: the batch norm has no running statistics")
-    weight, dtype = conv.weight.double(), conv.weight.dtype
-    mean_O, variance_O = norm.running_mean.double(), norm.running_var.double()
-    scale_O = (variance_O + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale_O = scale_O * norm.weight.double()
-    bias_O = -mean_O if conv.bias is None else conv.bias.double() - mean_O
-    bias_O = bias_O * scale_O
-    if norm.bias is not None:
-        bias_O = bias_O + norm.bias.double()
-    if isinstance(conv, _ConvTransposeNd):
-        # [in, out / groups, ...]: the groups lie along the inputs.
-        grouped = weight.view(conv.groups, -1, *weight.shape[1:])
-        per_output = scale_O.view(conv.groups, 1, -1, *[1] * (weight.dim() - 2))
-        weight = (grouped * per_output).flatten(0, 1)
-    else:
-        weight = weight * scale_O.view(-1, *[1] * (weight.dim() - 1))
-    conv.weight = nn.Parameter(weight.to(dtype))
-    conv.bias = nn.Parameter(bias_O.to(dtype))
-
-
 class _Planner:
-    """Finds for each batch norm the convolution that it alone reads.
-
-    The work is done on a twin in eval mode that shares the tensors, so that the model's own modes stay.
-    """
+    """Finds for each batch norm the convolution that it alone reads."""
 
     def __init__(self, model: nn.Module) -> None:
-        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        self.twin = copy.deepcopy(model, dict(shared)).eval()
-        self.uses = Counter(id(module) for _, module in self.twin.named_modules(remove_duplicate=False))
-        self.tensor_uses = Counter(id(tensor) for _, tensor in self.twin.named_parameters(remove_duplicate=False))
-        self.pending = {path: m for path, m in self.twin.named_modules() if isinstance(m, _BatchNorm)}
+        self.reading = read_flows(model, _is_whole)
+        self.times = self.reading.times()
+        self.read = frozenset(name.rpartition(".")[0] for flow in self.reading.flows for name in flow.read)
+        self.sharing = Sharing(model)
+        self.pending = {path: m for path, m in model.named_modules() if isinstance(m, _BatchNorm)}
+        self.modules = dict(model.named_modules())
         self.order = list(self.pending)
-        self.taken: set[int] = set()
         self.decided: dict[str, Fold] = {}
-        self.untraced: dict[str, str] = {}
 
     def folds(self) -> list[Fold]:
         """Return the verdict on every norm, in the order of the model."""
@@ -97,151 +70,98 @@ class _Planner:
             reason = self._objection_to_norm(self.pending[path])
             if reason:
                 self._refuse(path, reason)
-        for owner in self._owners():
-            below = [path for path in self.pending if _is_below(path, owner)]
-            if below:
-                self._look_inside(owner, below)
+        for flow in self.reading.flows:
+            for node in flow.calls():
+                if flow.path_of(node) in self.pending:
+                    self._judge(flow, node)
         for path in list(self.pending):
-            self._refuse(path, self.untraced.get(path, "its input is not the output of a convolution"))
+            self._refuse(path, self.reading.obstacle(path) or "evaluation mode does not run it")
         return [self.decided[path] for path in self.order]
 
-    def _owners(self) -> list[str]:
-        """Return every module that holds a norm, innermost first."""
-        owners = {owner for path in self.pending for owner in _ancestors(path)}
-        return sorted(owners, key=lambda path: (-path.count("."), not path, path))
-
-    def _look_inside(self, owner: str, below: list[str]) -> None:
-        module = self.twin.get_submodule(owner)
-        if type(module) in (nn.ModuleList, nn.ModuleDict):
-            return  # it has no forward; those derived from it may
-        open_parts = {id(m) for m in self.pending.values()}
-        open_parts |= {id(m) for m in module.modules() if isinstance(m, _ConvNd) and id(m) not in self.taken}
-        try:
-            graph = _Tracer(open_parts).trace(module)
-        except Exception as error:  # noqa: BLE001 - a forward may do anything; the reason is reported in the plan
-            for path in below:
-                line = str(error).strip().split("\n")[0]
-                self.untraced.setdefault(path, f"the flow through {owner or 'the model'} cannot be read: {line}")
-            return
-        flow = _Flow(owner, module, graph)
-        for node in flow.calls:
-            if flow.path_of(node) in self.pending:
-                self._judge(flow, node)
-
-    def _judge(self, flow: "_Flow", node: fx.Node) -> None:
-        """Decide on a norm, unless what it reads is only known further out."""
+    def _judge(self, flow: Flow, node: fx.Node) -> None:
+        """Decide on a norm that is called."""
         path = flow.path_of(node)
-        source = flow.source(node)
+        obstacle = self.reading.obstacle(path)
+        source = _source(flow, node)
         if source is None or source.op == "placeholder":
+            self._refuse(path, obstacle or "its input is not the output of a convolution")
             return
-        conv = flow.called(source)
-        if not isinstance(conv, _ConvNd):
-            maker = type(conv).__name__ if conv else getattr(source.target, "__name__", str(source.target))
+        target = flow.called(source)
+        if not isinstance(target, _ConvNd):
+            maker = type(target).__name__ if target else getattr(source.target, "__name__", str(source.target))
             self._refuse(path, f"its input is made by {maker}, not by a convolution")
             return
-        reason = self._objection_to_conv(conv) or flow.objection(source, node)
-        if conv.out_channels != self.pending[path].num_features:
-            reason = f"{source.target} has {conv.out_channels} channels, the norm {self.pending[path].num_features}"
+        conv_path = flow.path_of(source)
+        conv = self.modules[conv_path]
+        reason = self._objection_to_conv(conv) or self._objection_to_use(flow, source, conv_path, path)
+        if isinstance(conv, _ConvNd) and conv.out_channels != self.pending[path].num_features:
+            reason = f"{conv_path} has {conv.out_channels} channels, the norm {self.pending[path].num_features}"
         if reason:
             self._refuse(path, reason)
             return
         del self.pending[path]
-        self.taken.add(id(conv))
-        parts = (str(source.target), str(node.target))
-        self.decided[path] = Fold(flow.owner, applies=True, reason=f"{parts[1]} alone reads {parts[0]}", parts=parts)
+        owner = _owner(flow, source, node)
+        prefix = f"{owner}." if owner else ""
+        parts = (conv_path.removeprefix(prefix), path.removeprefix(prefix))
+        seen = f"; {obstacle}, so the proof must show that nothing else does" if obstacle else ""
+        self.decided[path] = Fold(owner, applies=True, reason=f"{parts[1]} alone reads {parts[0]}{seen}", parts=parts)
 
     def _refuse(self, path: str, reason: str) -> None:
         del self.pending[path]
         self.decided[path] = Fold(path, applies=False, reason=reason)
 
-    def _objection_to_norm(self, norm: _BatchNorm) -> str | None:
+    def _objection_to_norm(self, norm: _BatchNorm) -> str:
         kind = type(norm)
         if kind not in NORMALISATIONS and not _is_of_timm(kind, "BatchNormAct2d"):
             return f"{kind.__name__} may do more than a batch norm"
         if norm.running_mean is None:
             return "it keeps no statistics, it uses those of each batch"
-        return self._objection_to_sharing(norm)
+        return self.sharing.objection(norm)
 
-    def _objection_to_conv(self, conv: _ConvNd) -> str | None:
+    def _objection_to_conv(self, conv: nn.Module) -> str:
         kind = type(conv)
         if kind not in CONVOLUTIONS and not _is_of_timm(kind, "Conv2dSame"):
             return f"{kind.__name__} may do more than a convolution"
-        return self._objection_to_sharing(conv)
+        return self.sharing.objection(conv)
 
-    def _objection_to_sharing(self, module: nn.Module) -> str | None:
-        if self.uses[id(module)] > 1:
-            return f"a {type(module).__name__} stands in several places"
-        if any(self.tensor_uses[id(tensor)] > 1 for tensor in module.parameters(recurse=False)):
-            return f"the weights of a {type(module).__name__} are shared"
-        if module._forward_hooks or module._forward_pre_hooks:  # noqa: SLF001 - there is no public way to ask
-            return f"a {type(module).__name__} has hooks"
-        return None
-
-
-class _Flow:
-    """What a module's forward does with its parts."""
-
-    def __init__(self, owner: str, module: nn.Module, graph: fx.Graph) -> None:
-        self.owner = owner
-        self.module = module
-        self.calls = [node for node in graph.nodes if node.op == "call_module"]
-        self.times = Counter(str(node.target) for node in self.calls)
-        self.read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-
-    def path_of(self, node: fx.Node) -> str:
-        """Return the dotted name, in the whole model, of a part that is called."""
-        return f"{self.owner}.{node.target}" if self.owner else str(node.target)
-
-    def called(self, node: fx.Node) -> nn.Module | None:
-        """Return the part that a node calls, if it calls one."""
-        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def source(self, node: fx.Node) -> fx.Node | None:
-        """Return what made a call's input, looking through identities."""
-        source = node.args[0] if node.args else None
-        while isinstance(source, fx.Node) and isinstance(self.called(source), nn.Identity) and len(source.users) == 1:
-            source = source.args[0] if source.args else None
-        return source if isinstance(source, fx.Node) else None
-
-    def objection(self, conv: fx.Node, norm: fx.Node) -> str | None:
-        """Return why a convolution and a norm after it may not become one."""
-        for target in (str(conv.target), str(norm.target)):
-            if self.times[target] > 1:
-                return f"{target} is called {self.times[target]} times"
-            if target in self.read:
-                return f"the weights of {target} are read by other code"
-        if len(conv.users) > 1:
-            return f"the output of {conv.target} is read in {len(conv.users)} places"
-        return None
+    def _objection_to_use(self, flow: Flow, source: fx.Node, conv: str, norm: str) -> str:
+        """Return why a convolution and a norm after it may not become one, from what else uses them."""
+        for path in (conv, norm):
+            if self.times[path] > 1:
+                return f"{path} is called {self.times[path]} times"
+            if path in self.read:
+                return f"the weights of {path} are read by other code"
+        if len(source.users) > 1:
+            return f"the output of {flow.path_of(source)} is read in {len(source.users)} places"
+        return ""
 
 
-class _Tracer(fx.Tracer):
-    """Records a module's forward; parts without open convolutions and norms stay wholes."""
+def _is_whole(module: nn.Module) -> bool:
+    """Return whether the inside of a module does not matter."""
+    return isinstance(module, _ConvNd | _BatchNorm) or not any(
+        isinstance(part, _ConvNd | _BatchNorm) for part in module.modules()
+    )
 
-    def __init__(self, open_parts: set[int]) -> None:
-        super().__init__()
-        self.open_parts = open_parts
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a part is a whole."""
-        del module_qualified_name
-        if isinstance(m, _ConvNd | _BatchNorm):
-            return True
-        return not any(id(part) in self.open_parts for part in m.modules())
+def _source(flow: Flow, node: fx.Node) -> fx.Node | None:
+    """Return what made a call's input, looking through identities."""
+    source = node.args[0] if node.args else None
+    while isinstance(source, fx.Node) and isinstance(flow.called(source), nn.Identity) and len(source.users) == 1:
+        source = source.args[0] if source.args else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _owner(flow: Flow, *nodes: fx.Node) -> str:
+    """Return the innermost module that holds several parts and is run itself."""
+    paths = [flow.path_of(node) for node in nodes]
+    callers = set.intersection(*(set(flow.callers(node)) for node in nodes))
+    holding = [each for each in callers if not each or all(path.startswith(f"{each}.") for path in paths)]
+    return max(holding, key=len)
 
 
 def _is_of_timm(kind: type, name: str) -> bool:
     # By name: whoever uses no timm model need not import it.
     return kind.__name__ == name and kind.__module__.startswith("timm.")
-
-
-def _ancestors(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts))]
-
-
-def _is_below(path: str, owner: str) -> bool:
-    return not owner or path.startswith(f"{owner}.")
 
 
 @hookimpl

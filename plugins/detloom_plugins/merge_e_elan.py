@@ -13,6 +13,7 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Fold, ReparamPass
 from detloom_plugins.e_elan import grouped, objection_to_grouping
 from detloom_plugins.layers import SummedElan
+from detloom_plugins.sharing import Sharing
 
 __all__ = ["MergeEElanPass"]
 
@@ -25,10 +26,11 @@ class MergeEElanPass(ReparamPass):
 
     def plan(self, model: nn.Module) -> list[Fold]:
         """Return every sum of aggregations: into how many groups, or why it stays."""
+        sharing = Sharing(model)
         plan = []
         for path, module in model.named_modules():
             if isinstance(module, SummedElan):
-                objection = objection_to_grouping(module)
+                objection = objection_to_grouping(module) or sharing.objection_to_all(module)
                 reason = objection or f"{len(module.branches)} branches into as many groups"
                 plan.append(Fold(path, applies=not objection, reason=reason))
         return plan

@@ -7,7 +7,7 @@ References: Ding et al., RepVGG (2021), section 3.3; Wang, Bochkovskiy and Liao,
 without identity.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +19,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detloom.errors import PluginError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Fold, ReparamPass
+from detloom_plugins.conv_norm import fused_kernel, scale_and_shift
 from detloom_plugins.layers import RepConv
-from detloom_plugins.repconv_flow import repeated_paths
+from detloom_plugins.repconv_flow import identities
+from detloom_plugins.sharing import Sharing
 
-__all__ = ["MergeRepConvPass", "merged_kernel", "own_channel", "scale_and_shift"]
+__all__ = ["MergeRepConvPass", "merged_kernel", "own_channel"]
 
-REMEDY = "a RepConv there should have none (YOLOv7, section 4.2); the pass plan-repconv rewrites it"
+REMEDY = "it should have none (YOLOv7, section 4.2): plan-repconv rewrites it"
 
 
 class MergeRepConvPass(ReparamPass):
@@ -35,16 +37,22 @@ class MergeRepConvPass(ReparamPass):
 
     def plan(self, model: nn.Module) -> list[Fold]:
         """Return every RepConv: what is added up, or why it stays."""
-        uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-        found = {path: module for path, module in model.named_modules() if isinstance(module, RepConv)}
-        repeated = repeated_paths(model)
+        sharing = Sharing(model)
+        found = identities(model)
         plan = []
-        for path, module in found.items():
-            objection = _objection(module, uses[id(module)])
+        for path, module in model.named_modules():
+            if not isinstance(module, RepConv):
+                continue
+            objection = _objection(module, sharing)
             branches = "3x3 + 1x1" + (" + identity" if module.identity is not None else "")
-            warning = f"its identity {repeated[path]}; {REMEDY}" if path in repeated else ""
+            warning = f"its identity {found.repeated[path]}; {REMEDY}" if path in found.repeated else ""
             plan.append(
-                Fold(path, applies=not objection, reason=objection or f"{branches} into one 3x3", warning=warning)
+                Fold(
+                    path,
+                    applies=not objection,
+                    reason=objection or f"{branches} into one 3x3",
+                    warning=warning or found.unread.get(path, ""),
+                )
             )
         return plan
 
@@ -55,6 +63,7 @@ class MergeRepConvPass(ReparamPass):
             raise PluginError(f"merge-repconv: {fold.path or 'the model'} is no RepConv")
         kernel, bias = merged_kernel(module)
         old = module.conv3
+        # On the meta device nothing is drawn at random, only to be overwritten.
         conv = nn.Conv2d(
             old.in_channels,
             old.out_channels,
@@ -62,7 +71,7 @@ class MergeRepConvPass(ReparamPass):
             old.stride[0],
             1,
             groups=old.groups,
-            device=old.weight.device,
+            device="meta",
             dtype=old.weight.dtype,
         )
         conv.weight = nn.Parameter(kernel.to(old.weight.dtype))
@@ -72,8 +81,8 @@ class MergeRepConvPass(ReparamPass):
 
 def merged_kernel(module: RepConv) -> tuple[Tensor, Tensor]:
     """Return kernel and bias, in float64, of the convolution that equals the sum of a RepConv's branches."""
-    kernel, bias = _folded(module.conv3, module.bn3)
-    small, small_bias = _folded(module.conv1, module.bn1)
+    kernel, bias = fused_kernel(module.conv3, module.bn3)
+    small, small_bias = fused_kernel(module.conv1, module.bn1)
     kernel = kernel + functional.pad(small, (1, 1, 1, 1))
     bias = bias + small_bias
     if module.identity is not None:
@@ -90,35 +99,13 @@ def own_channel(conv: nn.Conv2d, scale_O: Tensor) -> Tensor:
     return functional.one_hot(place_O, inside).to(scale_O.dtype).mul(scale_O[:, None])[:, :, None, None]
 
 
-def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return what a batch norm multiplies each channel by, and adds, in float64."""
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        raise PluginError(f"a branch of a RepConv ends in {type(norm).__name__}, not in a batch norm with statistics")
-    scale_O = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale_O = scale_O * norm.weight.double()
-    shift_O = -norm.running_mean.double() * scale_O
-    return scale_O, shift_O if norm.bias is None else shift_O + norm.bias.double()
-
-
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    weight = conv.weight.double()
-    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.double()
-    if isinstance(norm, nn.Identity):  # it was fused before
-        return weight, bias
-    scale_O, shift_O = scale_and_shift(norm)
-    return weight * scale_O[:, None, None, None], bias * scale_O + shift_O
-
-
-def _objection(module: RepConv, uses: int) -> str:
+def _objection(module: RepConv, sharing: Sharing) -> str:
     if type(module) is not RepConv:
         return f"{type(module).__name__} may do more than a RepConv"
-    if uses > 1:
-        return "this RepConv stands in several places"
     for name, norm in (("bn3", module.bn3), ("bn1", module.bn1), ("identity", module.identity)):
         if isinstance(norm, _BatchNorm) and norm.running_mean is None:
             return f"{name} keeps no statistics, it uses those of each batch"
-    return ""
+    return sharing.objection(module)
 
 
 @hookimpl

@@ -16,7 +16,8 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
 from detloom.structures import FeatureSpec, Role
 from detloom_plugins.csp import CspBlock, repconv_chain
-from detloom_plugins.layers import Activation, ConvBlock, SppCsp
+from detloom_plugins.layers import Activation, ConvBlock
+from detloom_plugins.spatial_pyramid import SppCsp
 
 __all__ = ["PanNeck"]
 

@@ -7,7 +7,6 @@ the 1x1 branch (1) and the identity (0), the kernel becomes ``t1 W1 + t0 I`` and
 Reference: Wang, Bochkovskiy and Liao, YOLOv7 (2022), section 4.2, "planned re-parameterized convolution", RepConvN.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,11 @@ from torch import nn
 from detloom.errors import PluginError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Fold, ReparamPass
+from detloom_plugins.conv_norm import scale_and_shift
 from detloom_plugins.layers import RepConv
-from detloom_plugins.merge_repconv import own_channel, scale_and_shift
-from detloom_plugins.repconv_flow import repeated_paths
+from detloom_plugins.merge_repconv import own_channel
+from detloom_plugins.repconv_flow import identities
+from detloom_plugins.sharing import Sharing
 
 __all__ = ["PlanRepConvPass"]
 
@@ -29,20 +30,23 @@ class PlanRepConvPass(ReparamPass):
 
     def plan(self, model: nn.Module) -> list[Fold]:
         """Return every RepConv with an identity: what it repeats, or that it may keep it."""
-        repeated = repeated_paths(model)
-        uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+        found = identities(model)
+        sharing = Sharing(model)
         plan = []
         for path, module in model.named_modules():
             if not isinstance(module, RepConv) or module.identity is None:
                 continue
-            objection = _objection(module, uses[id(module)])
-            if path not in repeated:
+            objection = _objection(module, sharing)
+            if path in found.unread:
+                unread = found.unread[path]
+                plan.append(Fold(path, applies=False, reason="whether it may stay is not known", warning=unread))
+            elif path not in found.repeated:
                 plan.append(Fold(path, applies=False, reason="the identity repeats no path, it may stay"))
             elif objection:
-                warning = f"its identity {repeated[path]}, and it cannot be rewritten: {objection}"
+                warning = f"its identity {found.repeated[path]}, and it cannot be rewritten: {objection}"
                 plan.append(Fold(path, applies=False, reason=objection, warning=warning))
             else:
-                plan.append(Fold(path, applies=True, reason=f"the identity {repeated[path]}"))
+                plan.append(Fold(path, applies=True, reason=f"the identity {found.repeated[path]}"))
         return plan
 
     @torch.no_grad()
@@ -64,16 +68,14 @@ class PlanRepConvPass(ReparamPass):
         return module
 
 
-def _objection(module: RepConv, uses: int) -> str:
+def _objection(module: RepConv, sharing: Sharing) -> str:
     if type(module) is not RepConv:
         return f"{type(module).__name__} may do more than a RepConv"
-    if uses > 1:
-        return "this RepConv stands in several places"
     if not isinstance(module.bn1, nn.BatchNorm2d):
         return "the norm of its 1x1 branch is gone; plan before fuse-bn"
     if module.bn1.running_mean is None or module.identity is None or module.identity.running_mean is None:
         return "it keeps no statistics, it uses those of each batch"
-    return ""
+    return sharing.objection_to_all(module)
 
 
 @hookimpl

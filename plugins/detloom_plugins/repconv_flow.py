@@ -5,99 +5,104 @@ inside such a layer sends its input along the same way once more, and the differ
 reaches an addition or a concatenation, before another convolution, may have an identity only where nothing else comes
 together there: where the other parts are all made from its own output.
 
-The flow is read symbolically (torch.fx) in evaluation mode. A part that cannot be read inside stays a whole; where the
-model's own forward cannot be read, its parts are read one by one, and what joins them is not seen.
+Where the flow cannot be read as far as the next convolution, the identity is neither allowed nor forbidden: that is
+said, and people have to look.
 
 Reference: Wang, Bochkovskiy and Liao, YOLOv7 (2022), section 4.2 and figure 4, "planned re-parameterized convolution".
 """
 
-import copy
-import inspect
 import operator
-from collections.abc import Callable, Iterator
-from itertools import chain
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from detloom_plugins.flow import Flow, Reading, read_flows
 from detloom_plugins.layers import RepConv
 
-__all__ = ["repeated_paths"]
+__all__ = ["Identities", "identities"]
 
-_ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
-_CONCATENATIONS = frozenset({torch.cat, torch.concat, torch.stack})
-_CONVOLUTIONS = frozenset({functional.conv1d, functional.conv2d, functional.conv3d, functional.linear, torch.matmul})
+# Differences and weighted means are sums as well.
+_ADDITIONS = frozenset(
+    {
+        *(operator.add, operator.iadd, torch.add, "add", "add_"),
+        *(operator.sub, operator.isub, torch.sub, torch.subtract, torch.rsub, "sub", "sub_", "subtract", "subtract_"),
+        *(torch.lerp, "lerp", "lerp_"),
+        *(torch.addcmul, torch.addcdiv, "addcmul", "addcmul_", "addcdiv", "addcdiv_"),
+    }
+)
+_CONCATENATIONS = frozenset(
+    {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack}
+)
+_CONVOLUTIONS = frozenset(
+    {functional.conv1d, functional.conv2d, functional.conv3d, functional.linear, torch.matmul, operator.matmul}
+)
 
 
-def repeated_paths(model: nn.Module) -> dict[str, str]:
-    """Return, for each RepConv whose identity repeats a path, what it does.
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """What the identities of a model's RepConvs do, by dotted name; of those that are in neither, no harm is known.
 
-    The values read on after "its identity", such as ``reaches the addition with its own input in backbone.stage2``.
+    Attributes:
+        repeated: Which path an identity repeats; it reads on after "its identity", such as ``reaches the addition with
+            its own input in backbone.stage2``.
+        unread: Why it could not be found out, as a sentence.
     """
-    if not any(isinstance(each, RepConv) and each.identity is not None for each in model.modules()):
-        return {}
-    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    twin = copy.deepcopy(model, dict(shared)).eval()
-    found: dict[str, str] = {}
-    for prefix, module, graph in _graphs(twin, ""):
-        for node in graph.nodes:
-            layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(layer, RepConv) and layer.identity is not None:
-                where = _repeated(node, module)
-                if where:
-                    found[f"{prefix}{node.target}"] = where
+
+    repeated: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def identities(model: nn.Module) -> Identities:
+    """Return what the identity of each RepConv of a model does; RepConvs without one are left out."""
+    found = Identities()
+    concerned = [path for path, each in model.named_modules() if _has_identity(each)]
+    if not concerned:
+        return found
+    reading = read_flows(model, _is_whole)
+    seen = {flow.path_of(node): (flow, node) for flow in reversed(reading.flows) for node in flow.calls()}
+    for path in concerned:
+        repeats, unread = _verdict(path, *seen[path], reading) if path in seen else ("", reading.obstacle(path))
+        if repeats:
+            found.repeated[path] = repeats
+        elif unread:
+            found.unread[path] = f"its flow cannot be read, whether its identity repeats a path is not known ({unread})"
     return found
 
 
-def _graphs(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, fx.Graph]]:
-    """Return the flow of a module, or of its parts where its own forward cannot be read."""
-    try:
-        defaults = {
-            each.name: each.default
-            for each in inspect.signature(module.forward).parameters.values()
-            if each.default is not each.empty
-        }
-        yield prefix, module, _Tracer().trace(module, concrete_args=defaults or None)
-    except Exception:  # noqa: BLE001 - a forward may do anything; what is not seen is said above
-        for name, part in module.named_children():
-            yield from _graphs(part, f"{prefix}{name}.")
-
-
-class _Tracer(fx.Tracer):
-    """Records a forward down to torch's own layers; a RepConv stays a whole, as does what cannot be read."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a part is a whole."""
-        return isinstance(m, RepConv) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Look inside a part, or take it as a whole where its forward asks for values."""
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:  # noqa: BLE001 - a forward may do anything; what was recorded so far remains true
-            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
-
-
-def _repeated(layer: fx.Node, model: nn.Module) -> str | None:
-    """Return where the layer's output meets what is not made from it, or None."""
+def _verdict(path: str, flow: Flow, layer: fx.Node, reading: Reading) -> tuple[str, str]:
+    """Return where a layer's output meets what is not made from it, and why its flow cannot be followed, if so."""
     made_from_it = {layer, *_reached(layer, lambda node: list(node.users))}
-    for node in _before_next_convolution(layer, model):
+    unread = ""
+    for node in _before_next_convolution(layer, flow):
+        if node.op == "output" and flow.path:
+            unread = unread or reading.obstacle(path)
+        if node.op == "call_module" and flow.path_of(node) in reading.unread and not _has_weights(node, flow):
+            unread = unread or f"{flow.path_of(node)}: {reading.unread[flow.path_of(node)]}"
         kind = _kind(node)
         others = [each for each in node.all_input_nodes if each not in made_from_it] if kind else []
         if others:
             before_it = _reached(layer, lambda node: node.all_input_nodes)
             whose = "its own input" if any(each in before_it for each in others) else "other layers"
-            return f"reaches the {kind} with {whose} in {_owner(node)}"
-    return None
+            return f"reaches the {kind} with {whose} in {flow.callers(node)[-1] or 'the model'}", ""
+    return "", unread
 
 
-def _before_next_convolution(layer: fx.Node, model: nn.Module) -> list[fx.Node]:
+def _has_identity(module: nn.Module) -> bool:
+    return isinstance(module, RepConv) and module.identity is not None
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Return whether a module is torch's own, or a RepConv."""
+    is_of_torch = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
+    return is_of_torch or isinstance(module, RepConv)
+
+
+def _before_next_convolution(layer: fx.Node, flow: Flow) -> list[fx.Node]:
     """Return what a layer's output reaches without passing through weights."""
-    return _reached(layer, lambda node: list(node.users) if node is layer or not _has_weights(node, model) else [])
+    return _reached(layer, lambda node: list(node.users) if node is layer or not _has_weights(node, flow) else [])
 
 
 def _reached(start: fx.Node, following: Callable[[fx.Node], list[fx.Node]]) -> list[fx.Node]:
@@ -111,21 +116,14 @@ def _reached(start: fx.Node, following: Callable[[fx.Node], list[fx.Node]]) -> l
     return list(seen)
 
 
-def _has_weights(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return any(tensor.dim() > 1 for tensor in model.get_submodule(str(node.target)).parameters())
-    return node.target in _CONVOLUTIONS
+def _has_weights(node: fx.Node, flow: Flow) -> bool:
+    part = flow.called(node)
+    return node.target in _CONVOLUTIONS if part is None else any(tensor.dim() > 1 for tensor in part.parameters())
 
 
-def _kind(node: fx.Node) -> str | None:
+def _kind(node: fx.Node) -> str:
     if node.op not in ("call_function", "call_method"):
-        return None
+        return ""
     if node.target in _ADDITIONS:
         return "addition"
-    return "concatenation" if node.target in _CONCATENATIONS else None
-
-
-def _owner(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((path for path, _ in reversed(stack.values())), "")
-    return path or "the model"
+    return "concatenation" if node.target in _CONCATENATIONS else ""

@@ -16,7 +16,8 @@ from detloom.errors import ArtifactError
 from detloom_plugins.anchor_head import AnchorHead, ImplicitConv
 from detloom_plugins.elan import ElanBackbone
 from detloom_plugins.elan_pan import ElanPanNeck
-from detloom_plugins.layers import Elan, RepConv, SpaceToDepth, SppTiny, SummedElan, TwoBranchTransition
+from detloom_plugins.layers import Elan, RepConv, SpaceToDepth, SummedElan, TwoBranchTransition
+from detloom_plugins.spatial_pyramid import SppTiny
 
 __all__ = ["PublishedLayer", "published_layers"]
 

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,14 +68,136 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
         fold(Net(float("nan")), [DropZero()], example=torch.rand(2, 3))
 
 
-def test_modules_that_the_example_does_not_run_are_named() -> None:
+def test_fold_that_the_example_does_not_run_is_refused_by_name() -> None:
     model = Net(1.0)
     model.add_module("unused", nn.Sequential())
     model.get_submodule("unused").add_module("gone", nn.Linear(3, 3))
 
-    _, report = fold(model, [DropZero()], example=torch.rand(2, 3))
+    with pytest.raises(
+        PluginError, match=r"not proved, because the example does not run them: unused\.gone\. .*DropZero"
+    ):
+        fold(model, [DropZero()], example=torch.rand(2, 3))
 
-    assert report.unreached == ("unused.gone",)
+
+def test_fold_that_another_pass_takes_away_needs_no_proof() -> None:
+    class DropUnused(ReparamPass):
+        def plan(self, model: nn.Module) -> list[Fold]:
+            return [Fold("", applies=True, reason="")] if list(model.get_submodule("unused").children()) else []
+
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del fold
+            module.unused = nn.Sequential()
+            return module
+
+    model = Net(1.0)
+    model.add_module("unused", nn.Sequential())
+    model.get_submodule("unused").add_module("gone", nn.Linear(3, 3))
+
+    folded, _ = fold(model, [DropZero(), DropUnused()], example=torch.rand(2, 3))
+
+    assert not list(folded.get_submodule("unused").children())
+
+
+def test_module_that_is_run_by_its_parts_is_measured_in_the_module_around_it() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gone = Pair()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.gone.both(x)
+
+    class Same(DropZero):
+        def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
+            del fold
+            return module
+
+    _, report = fold(nn.Sequential(Around()), [Same()], example=torch.rand(2, 3))
+
+    assert {each.where for each in report.modules} == {"0"}
+
+
+class Opaque:
+    """Something that holds tensors out of sight."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+class Giving(nn.Module):
+    """A wrong fold's place, and an output to be given."""
+
+    def __init__(self, output: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.gone = nn.Linear(3, 3)
+        self.output = output
+
+    def forward(self, x: Tensor) -> object:
+        return self.output(self.gone(x))
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        (Opaque, "output is a Opaque, whose tensors cannot be found"),
+        (lambda x: [x, {"more": Opaque(x)}], r"output\.1\.more is a Opaque"),
+        (lambda _: None, "output holds no number to compare, it is output None"),
+        (lambda _: [], "output holds no number to compare, it is nothing"),
+        (lambda x: x[:0], r"output holds no number to compare, it is output \[0, 3\]"),
+    ],
+)
+def test_output_in_which_nothing_can_be_compared_proves_nothing(
+    output: Callable[[Tensor], object], complaint: str
+) -> None:
+    with pytest.raises(PluginError, match=f"nothing is proved: {complaint}"):
+        fold(Giving(output), [DropZero()], example=torch.rand(2, 3))
+
+
+def test_numbers_beside_tensors_are_compared_too() -> None:
+    model = Giving(lambda x: (x * 0, float(x.detach().sum())))
+
+    with pytest.raises(PluginError, match=r"folding changed the m"):
+        fold(model, [DropZero()], example=torch.rand(2, 3))
+
+
+def test_text_beside_tensors_must_stay_the_same() -> None:
+    model = Giving(lambda x: (x * 0, "large" if x.max() > 5 else "small"))
+    model.gone.weight.data *= 0
+    model.gone.bias.data += 9
+
+    with pytest.raises(PluginError, match=r"form of output: .*'large' became .*'small'"):
+        fold(model, [DropZero()], example=torch.rand(2, 3))
+
+
+def test_folded_model_that_cannot_run_names_the_passes() -> None:
+    class Reader(Net):
+        def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+            return {"levels": [self.gone(x) * self.gone.weight.sum()]}
+
+    with pytest.raises(PluginError, match=r"the model cannot be run: AttributeError: .*weight.* folded by DropZero"):
+        fold(Reader(1.0), [DropZero()], example=torch.rand(2, 3))
+
+
+def test_difference_that_no_module_shows_is_laid_to_all_passes() -> None:
+    class Whole(DropZero):
+        def plan(self, model: nn.Module) -> list[Fold]:
+            return [Fold("", applies=True, reason="")] if isinstance(model, Net) else []
+
+    with pytest.raises(PluginError, match=r"changed the model's output: .* It was folded by Whole\. "):
+        fold(
+            Net(1.0),
+            [Whole()],
+            example=torch.rand(2, 3),
+            run=lambda model, x: x if list(model.children()) else x + 1,
+        )
 
 
 def test_folded_copy_is_in_evaluation_mode_and_the_model_in_its_own() -> None:

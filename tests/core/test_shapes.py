@@ -68,6 +68,33 @@ def test_what_does_not_fit_is_an_error_as_ever() -> None:
         nn.functional.conv2d(torch.rand(1, 3, 8, 8), torch.rand(4, 2, 3, 3))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: t.a + t.b,
+        lambda t: t.a.add(t.b, alpha=2),
+        lambda t: t.row[None].add_(torch.rand(2, 4)),
+        lambda t: t.row.mul_(t.a),
+        lambda t: torch.where(t.a > 0, t.a, t.b),
+        lambda t: torch.cat((t.a, t.b[..., 1:]), 1),
+        lambda t: t.a.sum(4),
+        lambda t: nn.functional.max_pool2d(t.a, 3, 1, 2),
+        lambda t: nn.functional.conv2d(t.b, torch.rand(4, 5, 1, 1), torch.rand(3)),
+        lambda t: nn.functional.conv2d(t.a, torch.rand(4, 1, 1, 1), groups=3),
+        lambda t: nn.functional.conv_transpose2d(t.b, torch.rand(2, 4, 1, 1)),
+        lambda t: nn.BatchNorm2d(3).eval()(t.b),
+        lambda t: nn.BatchNorm2d(3).train()(t.b),
+        lambda t: nn.functional.linear(t.a, torch.rand(2, 3)),
+    ],
+)
+def test_what_real_tensors_refuse_is_refused(make: Callable[[Tensors], Tensor]) -> None:
+    with pytest.raises((RuntimeError, IndexError)):
+        make(tensors())
+
+    with shapes_only(), pytest.raises((RuntimeError, IndexError)):
+        make(tensors())
+
+
 def test_operations_are_those_of_torchs_counter() -> None:
     def model() -> nn.Module:
         return nn.Sequential(

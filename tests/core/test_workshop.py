@@ -70,6 +70,13 @@ def test_wrong_name_gets_a_suggestion_and_the_known_names(write: Write) -> None:
         shop.component(Kind.ASSIGNER, "atts", where="my.toml [assigner]")
 
 
+def test_word_of_a_summary_leads_to_its_component() -> None:
+    shop = Workshop(installed=[], disabled=())
+
+    with pytest.raises(RecipeError, match=r"no reparam is called 'repconvn'. Did you mean 'merge-repconv' \(The "):
+        shop.component(Kind.REPARAM, "repconvn")
+
+
 def test_raising_plugin_is_named_and_leaves_the_others_working(write: Write) -> None:
     broken = write("plugin_broken", "raise ValueError('no licence')")
     fine = write("plugin_works", ASSIGNER.format(name="mine"))

@@ -93,6 +93,65 @@ def test_branches_of_different_form_stay() -> None:
         grouped(unequal)
 
 
+def changed(change: Callable[[Elan], object], *, both: bool = False) -> SummedElan:
+    """Return two branches, of which the second is changed, or both."""
+    made = branches(4, 2, "all", 2)
+    for branch in list(made.branches)[0 if both else 1 :]:
+        assert isinstance(branch, Elan)
+        change(branch)
+    return made
+
+
+def twice() -> nn.Sequential:
+    elan = SummedElan([Elan(6, 6, hidden=8, width=4, depth=2) for _ in range(2)])
+    return nn.Sequential(elan, elan)
+
+
+def one_branch_twice() -> SummedElan:
+    made = branches(4, 2, "all", 1)
+    return SummedElan([*made.branches, *made.branches])  # type: ignore[list-item] # a module list has lost the type
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (changed(lambda elan: setattr(elan.bypass.bn, "eps", 1e-5)), "the branches differ in form"),
+        (changed(lambda elan: setattr(elan.bypass, "act", nn.LeakyReLU(0.3))), "the branches differ in form"),
+        (
+            changed(lambda elan: setattr(elan.bypass, "act", nn.PReLU(8)), both=True),
+            "a branch has a PReLU, which may not treat each value by itself",
+        ),
+        (
+            changed(lambda elan: setattr(elan.entry, "bn", nn.BatchNorm2d(8, affine=False)), both=True),
+            "a branch has a norm without weights or without statistics",
+        ),
+        (
+            changed(lambda elan: setattr(elan.entry, "bn", nn.BatchNorm2d(8, track_running_stats=False)), both=True),
+            "a branch has a norm without weights or without statistics",
+        ),
+        (
+            changed(lambda elan: setattr(elan.entry.conv, "padding_mode", "reflect"), both=True),
+            "padding_mode=reflect), not a plain convolution that keeps the size",
+        ),
+        (twice(), "a SummedElan stands in several places"),
+        (one_branch_twice(), "an Elan stands in several places"),
+    ],
+)
+def test_what_has_no_grouped_form_is_refused_with_the_reason(model: nn.Module, reason: str) -> None:
+    (place,) = MergeEElanPass().plan(model)
+
+    assert not place.applies
+    assert reason in place.reason
+
+
+def test_branches_of_the_same_slope_are_merged() -> None:
+    model = nn.Sequential(changed(lambda elan: setattr(elan.bypass, "act", nn.LeakyReLU(0.3)), both=True))
+
+    _, report = fold(model, [MergeEElanPass()], example=picture().float())
+
+    assert [each.fold.applies for each in report.folds] == [True]
+
+
 def test_another_module_is_refused() -> None:
     with pytest.raises(PluginError, match="merge-e-elan: neck is no sum of aggregations"):
         MergeEElanPass().fold(nn.Identity(), Fold("neck", applies=True, reason=""))

@@ -43,6 +43,24 @@ def test_folded_model_has_nothing_to_fold() -> None:
     assert FoldImplicitPass().plan(folded) == []
 
 
+def test_implicit_convolution_in_two_places_stays() -> None:
+    conv = ImplicitConv(nn.Conv2d(4, 4, 1))
+
+    folded, report = fold(nn.Sequential(conv, conv), [FoldImplicitPass()], example=torch.rand(2, 4, 5, 5))
+
+    assert [each.fold.reason for each in report.folds] == ["an ImplicitConv stands in several places"]
+    assert isinstance(folded[0], ImplicitConv)
+
+
+def test_convolution_of_two_implicit_ones_stays() -> None:
+    first, second = ImplicitConv(nn.Conv2d(4, 4, 1)), ImplicitConv(nn.Conv2d(4, 4, 1))
+    second.conv = first.conv
+
+    _, report = fold(nn.Sequential(first, second), [FoldImplicitPass()], example=torch.rand(2, 4, 5, 5))
+
+    assert [each.fold.reason for each in report.folds] == ["a Conv2d stands in several places"] * 2
+
+
 def test_other_modules_are_refused() -> None:
     with pytest.raises(PluginError, match="has no implicit knowledge"):
         FoldImplicitPass().fold(nn.Conv2d(1, 1, 1), Fold("", applies=True, reason=""))

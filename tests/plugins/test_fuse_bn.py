@@ -150,6 +150,88 @@ def test_norm_that_is_not_alone_after_a_convolution_stays(
     assert reason in found[0]
 
 
+class Optional(nn.Module):
+    """A forward whose argument, left out, puts a layer between convolution and norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, *, rectify: bool = True) -> Tensor:
+        out: Tensor = self.conv(x)
+        if scale is None and rectify:
+            out = out.relu()
+        return self.bn(out)
+
+
+def test_branch_of_the_default_arguments_is_the_one_that_counts() -> None:
+    assert reasons(Optional()) == ["its input is made by relu, not by a convolution"]
+
+
+def test_branch_that_the_surroundings_choose_counts_inside_of_a_model() -> None:
+    model = excite_(Way(Optional(), lambda part, x: part(x, rectify=False)))
+
+    folded, _ = fold(model, [FuseBnPass()], example=torch.rand(1, 3, 4, 4))
+
+    assert norms(folded) == 0
+
+
+class Way(nn.Module):
+    """A part, and a forward to be given."""
+
+    def __init__(self, part: nn.Module, forward: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.part = part
+        self.way = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(self.part, x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda block, x: block(x) + block.conv(x), "part.conv is called 2 times"),
+        (lambda block, x: block(x) * block.conv.weight.sum(), "the weights of part.conv are read by other code"),
+        (lambda block, x: block(x) * block.bn.weight.sum(), "the weights of part.bn are read by other code"),
+        (lambda block, x: block(x) * block.bn.running_mean.sum(), "the weights of part.bn are read by other code"),
+        (lambda block, x: block(x) + block.bn(x), "part.bn is called 2 times"),
+        (lambda block, x: x + len(list(block.children())), "evaluation mode does not run it"),
+    ],
+)
+def test_what_surrounds_a_block_is_seen(forward: Callable[..., Tensor], reason: str) -> None:
+    model = excite_(Way(ConvBlock(3, 3), forward))
+
+    folded, report = fold(model, [FuseBnPass()], example=torch.rand(1, 3, 4, 4))
+
+    assert [each.fold.reason for each in report.folds] == [reason]
+    assert norms(folded) == 1
+
+
+def test_parts_that_surrounding_code_joins_are_fused_in_the_module_that_runs() -> None:
+    model = excite_(Way(nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]), lambda part, x: part[1](part[0](x))))
+
+    folded, report = fold(nn.Sequential(model), [FuseBnPass()], example=torch.rand(1, 3, 4, 4))
+
+    assert [(each.fold.path, each.fold.parts) for each in report.folds] == [("0", ("part.0", "part.1"))]
+    assert norms(folded) == 0
+    assert report.modules
+
+
+def test_block_inside_of_what_cannot_be_read_is_fused_and_said_to_be_unsure() -> None:
+    def asks(block: nn.Module, x: Tensor) -> Tensor:
+        return block(x) if x.sum() > 0 else x
+
+    model = excite_(nn.Sequential(ConvBlock(3, 3), Way(ConvBlock(3, 3), asks)))
+
+    folded, report = fold(model, [FuseBnPass()], example=torch.rand(1, 3, 4, 4))
+
+    assert norms(folded) == 0
+    assert report.folds[0].fold.reason == "bn alone reads conv"
+    assert "the flow through 1 cannot be read" in report.folds[1].fold.reason
+
+
 def test_identity_branch_of_a_repconv_stays() -> None:
     plan = FuseBnPass().plan(nn.Sequential(ConvBlock(3, 4), RepConv(4, 4)))
 

@@ -1,20 +1,14 @@
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from detloom.errors import RecipeError
 from detloom_plugins.e_elan import make_elan
 from detloom_plugins.layers import (
     ConvBlock,
     Elan,
-    PyramidPooling,
     RepConv,
     SpaceToDepth,
-    SppCsp,
-    SppTiny,
     SummedElan,
     make_activation,
     make_transition,
@@ -113,21 +107,6 @@ def test_space_to_depth_stacks_phases_down_each_column_first() -> None:
     image = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
 
     assert SpaceToDepth()(image).flatten().tolist() == [0, 2, 1, 3]
-
-
-@pytest.mark.parametrize("size", [1, 3, 8, 20])
-def test_cascaded_pools_equal_the_parallel_ones(size: int) -> None:
-    x = maps(2, size) - 0.5
-
-    found = PyramidPooling()(x)
-
-    for pooled, window in zip(found, (5, 9, 13), strict=True):
-        assert torch.equal(pooled, functional.max_pool2d(x, window, 1, window // 2))
-
-
-@pytest.mark.parametrize("make", [SppTiny, SppCsp])
-def test_pyramids_keep_the_size(make: Callable[[int, int], nn.Module]) -> None:
-    assert make(6, 4)(maps(6)).shape == (1, 4, 8, 8)
 
 
 @pytest.mark.parametrize(

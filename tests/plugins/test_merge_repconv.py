@@ -96,8 +96,17 @@ def test_repconvs_that_may_not_be_merged_stay() -> None:
     assert [(each.applies, each.reason) for each in plan] == [
         (False, "Richer may do more than a RepConv"),
         (False, "bn1 keeps no statistics, it uses those of each batch"),
-        (False, "this RepConv stands in several places"),
+        (False, "a RepConv stands in several places"),
     ]
+
+
+def test_merging_draws_no_random_numbers() -> None:
+    model = nn.Sequential(RepConv(4, 4))
+    before = torch.get_rng_state()
+
+    fold(model, [MergeRepConvPass()])
+
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_module_is_refused() -> None:

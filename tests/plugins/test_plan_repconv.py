@@ -14,7 +14,7 @@ from detloom_plugins.fuse_bn import FuseBnPass
 from detloom_plugins.layers import ConvBlock, Elan, RepConv
 from detloom_plugins.merge_repconv import MergeRepConvPass
 from detloom_plugins.plan_repconv import PlanRepConvPass
-from detloom_plugins.repconv_flow import repeated_paths
+from detloom_plugins.repconv_flow import identities
 
 Excite = Callable[[nn.Module], nn.Module]
 WIDTH = 8
@@ -39,6 +39,12 @@ def rep(*, identity: bool = True) -> RepConv:
 
 def conv() -> ConvBlock:
     return ConvBlock(WIDTH, WIDTH)
+
+
+def repeated_paths(model: nn.Module) -> dict[str, str]:
+    found = identities(model)
+    assert found.unread == {}
+    return found.repeated
 
 
 def residual(first: nn.Module, second: nn.Module) -> Way:
@@ -91,7 +97,7 @@ def test_layer_without_identity_may_stand_anywhere() -> None:
 def test_in_a_stacked_elan_only_layers_that_are_not_concatenated_may(
     places: tuple[int, ...], wrong: tuple[int, ...]
 ) -> None:
-    found = repeated_paths(stacked_elan(places))
+    found = identities(stacked_elan(places)).repeated
 
     assert list(found) == [f"chain.{place - 1}" for place in wrong]
     assert all("the concatenation with its own input" in reason for reason in found.values())
@@ -130,10 +136,80 @@ def test_addition_of_a_number_is_no_meeting() -> None:
     assert repeated_paths(Way(rep(), conv(), lambda net, x: net.second(net.first(x) + 1))) == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "join"),
+    [
+        ("addition", lambda a, b: a - b),
+        ("addition", lambda a, b: b.sub(a)),
+        ("addition", torch.subtract),
+        ("addition", lambda a, b: sum([a, b])),
+        ("addition", lambda a, b: torch.lerp(a, b, 0.5)),
+        ("addition", lambda a, b: a.addcmul(b, b)),
+        ("concatenation", lambda a, b: torch.concatenate((a, b), 1)),
+        ("concatenation", lambda a, b: torch.hstack((a, b))),
+        ("concatenation", lambda a, b: torch.stack((a, b)).sum(0)),
+    ],
+)
+def test_every_way_to_join_is_a_meeting(kind: str, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    block = Way(rep(), conv(), lambda net, x: join(net.first(x), x))
+
+    assert repeated_paths(block) == {"first": f"reaches the {kind} with its own input in the model"}
+
+
+def sized(module: Way, x: Tensor) -> Tensor:
+    """Do what cannot be read, because it asks for values."""
+    return x + module.second(module.first(x)) if x.sum() > 0 else x
+
+
 def test_parts_of_a_model_whose_flow_cannot_be_read_are_looked_at() -> None:
     block = Way(residual(conv(), rep()), conv(), lambda net, x: net.first(x) if x.sum() > 0 else x)
 
-    assert list(repeated_paths(block)) == ["first.second"]
+    assert repeated_paths(block) == {"first.second": "reaches the addition with its own input in first"}
+
+
+def test_part_whose_flow_cannot_be_read_is_looked_into_where_the_model_can_be_read() -> None:
+    model = Way(Way(residual(conv(), rep()), conv(), sized), conv(), lambda net, x: net.second(net.first(x)))
+
+    assert list(repeated_paths(model)) == ["first.first.second"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Way(conv(), rep(), sized),
+        nn.Sequential(conv(), Way(conv(), nn.Sequential(nn.ReLU(), rep()), sized), conv()),
+        Way(rep(), Way(nn.ReLU(), nn.ReLU(), sized), lambda net, x: x * net.second(net.first(x))),
+    ],
+    ids=["directly in it", "at the end of a part of it", "before it"],
+)
+def test_repconv_whose_flow_cannot_be_read_is_warned_of(model: nn.Module) -> None:
+    found = identities(model)
+
+    assert found.repeated == {}
+    assert len(found.unread) == 1
+    for plan in (PlanRepConvPass().plan(model), MergeRepConvPass().plan(model)):
+        (warning,) = (each.warning for each in plan)
+        assert "its flow cannot be read" in warning
+        assert "control flow" in warning
+    assert not any(each.applies for each in PlanRepConvPass().plan(model))
+
+
+def test_repconv_that_a_convolution_follows_may_stay_whatever_surrounds_it() -> None:
+    model = Way(nn.Sequential(rep(), nn.ReLU(), conv()), conv(), sized)
+
+    assert repeated_paths(model) == {}
+
+
+def test_repconv_that_shares_a_convolution_is_not_rewritten() -> None:
+    block = residual(rep(), rep())
+    assert isinstance(block.first, RepConv)
+    assert isinstance(block.second, RepConv)
+    block.second.conv1 = block.first.conv1
+
+    second = PlanRepConvPass().plan(block)[1]
+
+    assert not second.applies
+    assert "cannot be rewritten: a Conv2d stands in several places" in second.warning
 
 
 def test_rewriting_keeps_the_output_and_leaves_no_identity(excite_: Excite) -> None:
@@ -189,7 +265,28 @@ def test_check_warns_of_an_identity_that_repeats_a_path() -> None:
 
     assert [each.split(":")[0] for each in warnings] == [f"backbone.stages.{stage}.1.chain.1" for stage in range(4)]
     assert "reaches the concatenation with its own input in backbone.stages.0.1" in warnings[0]
-    assert "the pass plan-repconv rewrites it" in warnings[0]
+    assert "it should have none (YOLOv7, section 4.2): plan-repconv rewrites it" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("yolov7-tiny", {"neck.repconv": [2]}),
+        ("yolov7x", {"backbone.repconv": [2]}),
+        ("yolov7-w6", {"backbone.repconv": [2]}),
+        ("yolov7-e6e", {"neck.repconv": [2]}),
+        ("yolor-csp", {"backbone.repconv": True}),
+        ("yolov5s-style", {"backbone.repconv": True}),
+        ("yolox-s", {"backbone.repconv": True}),
+    ],
+)
+def test_every_recipe_whose_parts_take_repconvs_merges_them_and_warns(recipe: str, change: dict[str, object]) -> None:
+    plain, report = check(recipe), check(recipe, change)
+
+    assert report.training_parameters > plain.training_parameters
+    assert report.deployed_parameters == plain.deployed_parameters
+    assert report.warnings
+    assert plain.warnings == ()
 
 
 def test_check_is_content_once_the_recipe_plans_or_has_no_identities() -> None:

@@ -1,5 +1,6 @@
 """The published models, from their recipes alone: shapes, counts and outputs to the last digit that was published."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from detloom.assembly import assemble, check
 from detloom.detector import Detector
 from detloom.recipe import load_recipe
 from detloom.reparam import fold
+from detloom.shapes import shapes_only
 from detloom.structures import Predictions
 
 Shared = Callable[[str], Path]
@@ -199,6 +201,27 @@ def test_check_finds_the_published_parameters_and_operations(name: str) -> None:
     assert report.warnings == ()
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_page_of_models_sets_ours_beside_the_published_numbers(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    expected, report = FAMILY[name], check(name)
+    trains = name in TRAINABLE
+
+    cells = [
+        f"`{name}`",
+        f"{report.training_parameters:,}",
+        f"{expected.training:,}" if trains else "not published",
+        f"{report.deployed_parameters:,}",
+        f"{expected.deployed:,}",
+        f"{report.training_gflops:.2f}",
+        f"{expected.training_gflops:.2f}" if trains else "not published",
+        f"{report.deployed_gflops:.2f}",
+        f"{expected.deployed_gflops:.2f}",
+    ]
+
+    assert f"| {' | '.join(cells)} |\n" in page
+
+
 @pytest.mark.parametrize("num_classes", [1, 16])
 @pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7", "yolov7-w6"])
 def test_parameters_follow_the_number_of_classes(name: str, num_classes: int) -> None:
@@ -228,6 +251,102 @@ def test_tensors_are_the_published_ones_in_name_and_shape(name: str, shared: Sha
     assert published.keys() == state.keys()
     for mine, (key, shape) in published.items():
         assert list(state[mine].shape) == ([shape[1]] if key.endswith(".implicit") else shape), key
+
+
+def golden(shared: Shared, name: str) -> Any:
+    return json.loads(shared("golden/models.json").read_text())[name]
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+
+
+def convolutions(model: nn.Module) -> int:
+    return sum(isinstance(each, nn.Conv2d) for each in model.modules())
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_counts_are_those_of_the_model_that_was_run(name: str, shared: Shared) -> None:
+    expected = golden(shared, name)
+
+    with torch.device("meta"):
+        net = make(name)
+    deployed = net.fuse()
+
+    assert (count(net), convolutions(net), len(norms(net))) == (
+        expected["parameters"],
+        expected["convolutions"],
+        expected["batch_norms"],
+    )
+    assert {each.eps for each in norms(net)} == set(expected["batch_norm_eps"])
+    assert {each.momentum for each in norms(net)} == set(expected["batch_norm_momentum"])
+    assert list(net.strides) == expected["strides"]
+    # What the published fusion leaves behind, ours takes away: implicit tensors, auxiliary heads and outputs.
+    neck = load_recipe(name).tables["neck"]
+    outputs = sum(9 * width * out + out for width, out in zip(neck["widths"], neck.get("auxiliary", []), strict=False))
+    left = expected["fused_leftover_implicit_parameters"] + expected["fused_leftover_auxiliary_head_parameters"]
+    assert count(deployed) == expected["fused_parameters"] - left - outputs
+    assert len(norms(deployed)) == expected["fused_batch_norms"]
+    assert convolutions(deployed) == expected["fused_convolutions"] - 2 * len(neck.get("auxiliary", []))
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_keys_of_the_tensors_have_the_hash_of_the_model_that_was_run(name: str, shared: Shared) -> None:
+    with torch.device("meta"):
+        net = make(name)
+    state = net.state_dict()
+    layers = official(shared, name)["layers"]
+    levels, per_level, _ = np.shape(load_recipe(name).tables["head"]["anchors"])
+
+    def line(key: str, tensor: Tensor) -> str:
+        shape = (1, len(tensor), 1, 1) if key.endswith(".implicit") else tuple(tensor.shape)
+        return f"{key} {shape} {str(tensor.dtype).removeprefix('torch.')}"
+
+    # Two buffers of the published head hold the anchors, which ours has as settings.
+    head = f"model.{layers[-1]['index']}"
+    lines = [
+        *(line(key, state[mine]) for key, mine, _ in entries(layers)),
+        f"{head}.anchors {(levels, per_level, 2)} float32",
+        f"{head}.anchor_grid {(levels, 1, per_level, 1, 1, 2)} float32",
+    ]
+
+    expected = golden(shared, name)
+    assert len(lines) == expected["state_tensors"]
+    assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest() == expected["state_keys_sha256"]
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_outputs_have_the_shapes_of_the_model_that_was_run(name: str, shared: Shared) -> None:
+    expected = golden(shared, name)
+
+    with shapes_only():
+        net = make(name)
+        training = net.train()(torch.rand(expected["input"]))
+        lead = net.eval()(torch.rand(expected["input"])).lead
+        decoded = net.head.decode(lead)
+
+    def shapes(maps: tuple[Tensor, ...]) -> list[list[int]]:
+        return [[1, 3, *each.shape[2:], each.shape[1] // 3] for each in maps]
+
+    assert shapes((*training.lead, *training.auxiliary)) == expected["train_output"]
+    assert shapes(lead) == expected["eval_output"][1]
+    assert [1, decoded.boxes_BP4.shape[1], decoded.class_logits_BPC.shape[2] + 5] == expected["eval_output"][0]
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_anchors_and_initial_biases_are_those_of_the_model_that_was_run(name: str, shared: Shared) -> None:
+    expected = golden(shared, name)
+
+    assert load_recipe(name).tables["head"]["anchors"] == expected["anchors_px"]
+    if name != "yolov7-tiny":
+        return
+    biases = [each.get_parameter("conv.bias").detach().view(3, 85) for each in make(name).head.lead]
+    for found, objectness, classes in zip(
+        biases, expected["head_bias_mean_objectness"], expected["head_bias_mean_class"], strict=True
+    ):
+        # What is drawn beside the prior is at most 1 / sqrt(channels).
+        assert float(found[:, 4].mean()) == pytest.approx(objectness, abs=0.1)
+        assert float(found[:, 5:].mean()) == pytest.approx(classes, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["yolov7-tiny", "yolov7", "yolov7-w6"])

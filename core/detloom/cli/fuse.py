@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detloom.cli.options import echo_json, json_option
+from detloom.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,9 +53,16 @@ def command(
     """Fold SOURCE, an artifact, by its recipe's reparam passes, and measure what that changes.
 
     The model and its folded copy run on the same pictures in float64 and in float32. Every output and
-    every folded module is compared; above the tolerance the command fails, names the place, and
-    writes nothing. With --plan SOURCE may be a recipe, too.
+    every folded module is compared; above the tolerance, or where something cannot be compared, the
+    command fails, names the place, and writes nothing. With --plan SOURCE may be a recipe, too.
+
+    The pictures are drawn ones where --images gives none; your own show the numbers that you will meet.
     """
+    if out is not None and out.exists() and Path(source).exists() and out.samefile(source):
+        raise ArtifactError(
+            f"{out}: the deployed form would take the place of the training form, which could not be trained or "
+            "folded again; write it elsewhere with --out"
+        )
     from detloom.reparam import fold
 
     detector, table = _opened(source, passes, needs_weights=not plan_only)
@@ -66,14 +74,14 @@ def command(
     folded, report = fold(detector, detector.passes, example=example)
     if out is not None:
         _write(out, folded, table, example)
-    _tell(report, detector, folded, show_all=show_all, as_json=as_json, out=out)
+    pictures = f"{len(example)} {'pictures of yours' if images else 'drawn pictures'}, {example.shape[-1]} pixels wide"
+    _tell(report, detector, folded, show_all=show_all, as_json=as_json, out=out, pictures=pictures)
 
 
 def _opened(source: str, passes: tuple[str, ...], *, needs_weights: bool) -> "tuple[Detector, list[Any]]":
     """Return the model with the passes to apply, and the passes as a recipe lists them."""
     from detloom.artifacts import load_artifact, read_artifact
     from detloom.assembly import assemble, build
-    from detloom.errors import ArtifactError
     from detloom.kinds import Kind
     from detloom.shapes import shapes_only
 
@@ -126,7 +134,7 @@ def _write(out: Path, folded: "Detector", passes: list[Any], example: "Tensor") 
     import torch
 
     from detloom.artifacts import load_artifact, save_artifact
-    from detloom.errors import ArtifactError
+    from detloom.proof import named_tensors
 
     if folded.recipe is None:
         raise ArtifactError("this detector has no recipe to be written with")
@@ -134,9 +142,11 @@ def _write(out: Path, folded: "Detector", passes: list[Any], example: "Tensor") 
     try:
         save_artifact(beside, folded, recipe=folded.recipe, names=folded.names, folded=passes)
         with torch.inference_mode():
-            expected, found = (each.predictions(example) for each in (folded, load_artifact(beside)))
-        same = torch.equal(expected.boxes_BP4, found.boxes_BP4) and torch.equal(
-            expected.class_logits_BPC, found.class_logits_BPC
+            expected, found = (
+                named_tensors(each.predictions(example), "predictions") for each in (folded, load_artifact(beside))
+            )
+        same = len(expected) == len(found) and all(
+            torch.equal(mine, its) for (_, mine), (_, its) in zip(expected, found, strict=True)
         )
         if not same:
             raise ArtifactError(f"{out}: read back, the artifact gives other outputs; nothing was written")
@@ -153,6 +163,7 @@ def _tell(
     show_all: bool,
     as_json: bool,
     out: Path | None = None,
+    pictures: str = "",
 ) -> None:
     counts = [sum(parameter.numel() for parameter in each.parameters()) for each in (before, after)]
     if as_json:
@@ -172,7 +183,7 @@ def _tell(
                 "parameters": {"before": counts[0], "after": counts[1]},
                 "outputs": [_facts(each) for each in report.outputs],
                 "modules": [_facts(each) for each in report.modules],
-                "unreached": list(report.unreached),
+                "pictures": pictures,
                 "artifact": None if out is None else str(out),
             }
         )
@@ -182,10 +193,9 @@ def _tell(
         click.echo(f"warning: {warning}")
     if not report.outputs:
         return
+    click.echo(f"proved on {pictures}")
     _print_differences("outputs", report.outputs, len(report.outputs))
     _print_differences("folded modules", report.modules, len(report.modules) if show_all else WORST)
-    if report.unreached:
-        click.echo(f"not run by these pictures, so not measured: {', '.join(report.unreached)}")
     click.echo(f"parameters: {counts[0]:,} before, {counts[1]:,} after")
     click.echo(
         "equal within the tolerances" + ("; --out writes the deployed form" if out is None else f"; wrote {out}")

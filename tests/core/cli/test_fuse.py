@@ -40,7 +40,7 @@ def test_folded_artifact_loads_as_it_is_and_predicts_the_same(artifact: Path, tm
     result = run(str(artifact), "-o", str(out), "--size", "96")
 
     assert result.exit_code == 0, result.output
-    assert read_artifact(out).folded == ("drop-auxiliary", "fold-implicit", "fuse-bn")
+    assert read_artifact(out).folded == ("drop-auxiliary", "merge-repconv", "fold-implicit", "fuse-bn")
     trained, deployed = load_artifact(artifact), load_artifact(out)
     assert not any(isinstance(each, nn.BatchNorm2d) for each in deployed.modules())
     images_BCHW = torch.rand(1, 3, 96, 64)
@@ -55,6 +55,7 @@ def test_proof_is_printed_for_outputs_and_modules(artifact: Path) -> None:
 
     assert result.exit_code == 0, result.output
     assert "fuse-bn: folds 55, leaves 0" in result.output
+    assert "proved on 2 drawn pictures, 64 pixels wide" in result.output
     assert "output.boxes_in_cells  float64" in result.output
     assert "folded modules: 58, the worst 8 measurements" in result.output
     assert "equal within the tolerances; --out writes the deployed form" in result.output
@@ -63,10 +64,10 @@ def test_proof_is_printed_for_outputs_and_modules(artifact: Path) -> None:
 def test_json_has_the_documented_keys(artifact: Path) -> None:
     facts = json.loads(run(str(artifact), "--size", "64", "--json").stdout)
 
-    assert set(facts) == {"folds", "warnings", "parameters", "outputs", "modules", "unreached", "artifact"}
+    assert set(facts) == {"folds", "warnings", "parameters", "outputs", "modules", "pictures", "artifact"}
     assert facts["parameters"]["after"] < facts["parameters"]["before"]
     assert set(facts["outputs"][0]) == {"where", "precision", "absolute", "relative", "tolerance"}
-    assert facts["unreached"] == []
+    assert facts["pictures"] == "2 drawn pictures, 64 pixels wide"
 
 
 def test_wrong_fold_names_the_module_and_writes_nothing(
@@ -119,6 +120,37 @@ def test_folded_artifact_is_not_folded_again(artifact: Path, tmp_path: Path) -> 
 
     assert result.exit_code == 2
     assert "is folded already" in result.output
+
+
+def test_training_form_is_not_overwritten(artifact: Path) -> None:
+    before = artifact.read_bytes()
+
+    result = run(str(artifact), "-o", str(artifact.parent / ".." / artifact.parent.name / artifact.name))
+
+    assert result.exit_code == 2
+    assert "would take the place of the training form" in result.output
+    assert artifact.read_bytes() == before
+
+
+def test_objectness_is_read_back_too(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from detloom_plugins.anchor_head import AnchorHead
+
+    def other_objectness(path: Path) -> Detector:
+        detector = load_artifact(path)
+        head = detector.head
+        assert isinstance(head, AnchorHead)
+        outputs = len(NAMES) + 5
+        if Path(path) != artifact:
+            head.lead[0].get_parameter("bias").data[4::outputs] += 1
+        return detector
+
+    monkeypatch.setattr("detloom.artifacts.load_artifact", other_objectness)
+
+    result = run(str(artifact), "-o", str(tmp_path / "deployed.safetensors"), "--size", "64")
+
+    assert result.exit_code == 2
+    assert "read back, the artifact gives other outputs" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
 
 
 def test_pictures_of_ones_own_are_used_and_bad_ones_named(artifact: Path, tmp_path: Path) -> None:

@@ -139,5 +139,5 @@ def test_settings_that_cannot_be_are_refused(num_classes: int, settings: dict[st
 
 
 def test_auxiliary_levels_of_other_strides_are_refused() -> None:
-    with pytest.raises(RecipeError, match="auxiliary levels must have the strides"):
-        head(LEAD + AUXILIARY[:1])
+    with pytest.raises(RecipeError, match="auxiliary levels must have the strides of lead levels"):
+        head((*LEAD, FeatureSpec(8, 128, Role.AUXILIARY)))

@@ -73,9 +73,7 @@ def test_wrong_name_gets_a_suggestion_and_the_known_names(write: Write) -> None:
 def test_word_of_a_summary_leads_to_its_component() -> None:
     shop = Workshop(installed=[], disabled=())
 
-    with pytest.raises(
-        RecipeError, match=r"no reparam is called 'repconvn'. Did you mean 'merge-repconv' \(The "
-    ):
+    with pytest.raises(RecipeError, match=r"no reparam is called 'repconvn'. Did you mean 'merge-repconv' \(The "):
         shop.component(Kind.REPARAM, "repconvn")
 
 

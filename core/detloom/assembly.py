@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
-from detloom.data.letterbox import size_complaint
-from detloom.data.settings import AugmentSettings
+from detloom.data.settings import AugmentSettings, size_complaint
 from detloom.detector import Detector
 from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest, with_article

@@ -190,7 +190,11 @@ def _differences(
     before, after = list(_leaves(expected, where)), list(_leaves(found, where))
     if [_form(each) for each in before] != [_form(each) for each in after]:
         raise PluginError(f"folding changed the form of {where}: {_forms(before)} became {_forms(after)}")
-    pairs = [(name, a, b) for (name, a), (_, b) in zip(before, after, strict=True) if isinstance(a, Tensor)]
+    pairs = [
+        (name, a, b)
+        for (name, a), (_, b) in zip(before, after, strict=True)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    ]
     if not any(a.numel() for _, a, _ in pairs):
         raise PluginError(
             f"nothing is proved: {where} holds no number to compare, it is {_forms(before)}; prove it on another "

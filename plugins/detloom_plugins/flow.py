@@ -130,7 +130,7 @@ class _Tracer(fx.Tracer):
         """Return an attribute of a module, and note which tensors are read."""
         if isinstance(attr_val, Tensor) and id(attr_val) in self.names:
             self.read.add(self.names[id(attr_val)])
-        return super().getattr(attr, attr_val, parameter_proxy_cache)  # type: ignore[no-untyped-call] # torch types it not
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

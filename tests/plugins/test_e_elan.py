@@ -109,7 +109,7 @@ def twice() -> nn.Sequential:
 
 def one_branch_twice() -> SummedElan:
     made = branches(4, 2, "all", 1)
-    return SummedElan([*made.branches, *made.branches])  # type: ignore[list-item] # a module list has lost the type
+    return SummedElan([*made.branches, *made.branches])
 
 
 @pytest.mark.parametrize(

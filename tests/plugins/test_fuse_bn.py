@@ -162,7 +162,8 @@ class Optional(nn.Module):
         out: Tensor = self.conv(x)
         if scale is None and rectify:
             out = out.relu()
-        return self.bn(out)
+        normed: Tensor = self.bn(out)
+        return normed
 
 
 def test_branch_of_the_default_arguments_is_the_one_that_counts() -> None:

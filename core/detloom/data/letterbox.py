@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detloom.data.reading import Picture
 
-__all__ = ["FILL", "Letterbox", "scaled", "scaled_size", "size_complaint"]
+__all__ = ["FILL", "Letterbox", "scaled", "scaled_size"]
 
 FILL = 114
 
@@ -131,15 +131,3 @@ class Letterbox:
         x_N2 = boxes_N4[:, 0::2].clamp(0, width)
         y_N2 = boxes_N4[:, 1::2].clamp(0, height)
         return torch.stack((x_N2[:, 0], y_N2[:, 0], x_N2[:, 1], y_N2[:, 1]), dim=1)
-
-
-def size_complaint(canvas_size: int | tuple[int, int], stride: int) -> str | None:
-    """Return what is wrong with a canvas for a network whose largest stride this is, if anything."""
-    height, width = (canvas_size, canvas_size) if isinstance(canvas_size, int) else canvas_size
-    if min(height, width) > 0 and height % stride == 0 and width % stride == 0:
-        return None
-    near = [max(round(side / stride), 1) * stride for side in (height, width)]
-    return (
-        f"image_size is {height} x {width}, but this detector needs multiples of its largest stride, {stride}; "
-        f"the nearest is {near[0]} x {near[1]}"
-    )

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detloom.data.augment import Augmenter
-from detloom.data.letterbox import FILL, Letterbox, size_complaint
+from detloom.data.letterbox import FILL, Letterbox
 from detloom.data.reading import read_picture
 from detloom.data.records import Annotations, ImageRecord
-from detloom.data.settings import AugmentSettings
+from detloom.data.settings import AugmentSettings, size_complaint
 from detloom.data.store import PictureStore
 from detloom.errors import DataError, DetloomError
 from detloom.structures import Targets

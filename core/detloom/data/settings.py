@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AugmentSettings", "DataSettings", "ExtraTransform"]
+__all__ = ["AugmentSettings", "DataSettings", "ExtraTransform", "size_complaint"]
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Side = Annotated[int, Field(ge=32, le=8192)]
@@ -87,4 +87,16 @@ class AugmentSettings(BaseModel):
     max_aspect: float = Field(default=20.0, gt=1.0, description="Objects at least this many times longer are left out.")
     extra: tuple[ExtraTransform, ...] = Field(
         default=(), description='More transforms of albumentations, such as { use = "Blur", p = 0.1 }.'
+    )
+
+
+def size_complaint(canvas_size: int | tuple[int, int], stride: int) -> str | None:
+    """Return what is wrong with a canvas for a network whose largest stride this is, if anything."""
+    height, width = (canvas_size, canvas_size) if isinstance(canvas_size, int) else canvas_size
+    if min(height, width) > 0 and height % stride == 0 and width % stride == 0:
+        return None
+    near = [max(round(side / stride), 1) * stride for side in (height, width)]
+    return (
+        f"image_size is {height} x {width}, but this detector needs multiples of its largest stride, {stride}; "
+        f"the nearest is {near[0]} x {near[1]}"
     )

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detloom.data.letterbox import Letterbox, size_complaint
+from detloom.data.letterbox import Letterbox
 from detloom.data.reading import Picture
-from detloom.data.settings import DataSettings
+from detloom.data.settings import DataSettings, size_complaint
 from detloom.detector import Detector
 from detloom.durable import write_text
 from detloom.engine.failures import explained_shortage

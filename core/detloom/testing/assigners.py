@@ -202,8 +202,10 @@ def autocast_changes_no_match(build: Build) -> None:
         batch = ordinary_batch(trial)
         plain = trial.matches(batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cast = trial.valid_matches(batch)
+            cast = trial.matches(batch)
         advice = "compute under `with torch.autocast(device_type, enabled=False)`"
+        dtype = cast.quality_M.dtype
+        demand(dtype == torch.float32, f"{trial}: under autocast quality_M is {dtype}, not float32; {advice}")
         demand_same(trial, plain, cast, "autocast to bfloat16", advice)
 
 

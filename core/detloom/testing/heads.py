@@ -45,7 +45,7 @@ def each_level_has_a_map(build: Build) -> None:
 
 def predictions_have_the_shapes_of_their_priors(build: Build) -> None:
     """Every prior of every image has a box and a logit of each class."""
-    head = _head(build)
+    head = _head(build).train()
     maps = _maps(head, _levels())
     found = head.decode(maps)
     sizes = [(grid.height, grid.width, grid.stride, grid.level) for grid in found.priors.grids]
@@ -56,6 +56,7 @@ def predictions_have_the_shapes_of_their_priors(build: Build) -> None:
         ("boxes_BP4", found.boxes_BP4, (*shape, 4)),
         ("class_logits_BPC", found.class_logits_BPC, (*shape, NUM_CLASSES)),
         ("objectness_BP", found.objectness_BP, shape),
+        ("distribution_BP4R", found.distribution_BP4R, (*shape, 4, head.traits.distribution_bins)),
     ]
     for name, values, wanted in shapes:
         demand(
@@ -80,9 +81,9 @@ def predictions_are_float32(build: Build) -> None:
 def predictions_are_finite_and_boxes_not_inverted(build: Build) -> None:
     """Maps of any values give boxes, as those of an early training."""
     head = _head(build)
-    found = head.decode(_wide(_maps(head, _levels()), 20.0))
+    found = head.decode(_wide(_maps(head, _levels()), 40.0))
     for name, values in _values(found).items():
-        demand(values.isfinite().all(), f"{name} is not finite for maps of values about 20; limit what grows")
+        demand(values.isfinite().all(), f"{name} is not finite for maps of values about 40; limit what grows")
     size_BP2 = found.boxes_BP4[..., 2:] - found.boxes_BP4[..., :2]
     demand((size_BP2 >= 0).all(), "boxes have a negative width or height; decode sizes to numbers above 0")
 
@@ -173,12 +174,12 @@ def grids_of_any_size_are_served(build: Build) -> None:
     head = _head(build)
     first = head.decode(_maps(head, _levels()))
     for height, width in ((96, 64), (64, 96), SIZE):
-        levels = _levels(size=(height, width))
-        found = head.decode(_maps(head, levels))
-        shapes = [(grid.height, grid.width) for grid in found.priors.grids]
-        wanted = [tuple(level.shape[2:]) for level in levels]
-        demand(shapes == wanted, f"levels of {wanted} cells have priors on {shapes}; lay priors anew for each size")
-    same = torch.equal(found.boxes_BP4, first.boxes_BP4)
+        maps = _maps(head, _levels(size=(height, width)))
+        shapes = [(grid.height, grid.width) for grid in head.decode(maps).priors.grids]
+        wanted = [tuple(raw.shape[2:]) for raw in maps]
+        demand(shapes == wanted, f"maps of {wanted} cells have priors on {shapes}; lay priors anew for each size")
+    again = head.decode(_maps(head, _levels()))
+    same = torch.equal(again.boxes_BP4, first.boxes_BP4)
     demand(same, "the same image has other boxes after images of other sizes; keep what is cached apart by size")
 
 

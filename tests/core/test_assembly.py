@@ -17,7 +17,7 @@ BACKBONES = {
     "timm": {"backbone.use": "timm", "backbone.model": "resnet18"},
 }
 HEADS = ("anchor", "decoupled")
-ASSIGNERS = ("yolov7", "atss")
+ASSIGNERS = ("yolov7", "atss", "simota")
 CRITERIA = ("yolov7", "yolox")
 
 

@@ -17,7 +17,7 @@ BACKBONES = {
     "timm": {"backbone.use": "timm", "backbone.model": "resnet18"},
 }
 HEADS = ("anchor", "decoupled")
-ASSIGNERS = ("yolov7", "atss", "simota", "task-aligned")
+ASSIGNERS = ("yolov7", "atss", "simota", "task-aligned", "fcos")
 CRITERIA = ("yolov7", "yolox")
 
 

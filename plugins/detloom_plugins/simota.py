@@ -136,12 +136,12 @@ class SimotaAssigner(Assigner):
         def penalty(block: slice) -> Tensor:
             image_t = targets.image_T[block]
             x_tN, y_tN, reach_tN = x_BN[image_t], y_BN[image_t], reach_BN[image_t]
-            center_x_t1, center_y_t1 = center_T2[block].split(1, dim=1)
+            center_x_t1, center_y_t1 = center_T2[block, :, None].unbind(1)
             # Written as the windows have it, so that no rounding comes between them.
             is_within_tN = (x_tN > center_x_t1 - reach_tN) & (x_tN < center_x_t1 + reach_tN)
             is_within_tN &= (y_tN > center_y_t1 - reach_tN) & (y_tN < center_y_t1 + reach_tN)
             if self.region == "square-or-box":
-                x1_t1, y1_t1, x2_t1, y2_t1 = targets.boxes_T4[block].split(1, dim=1)
+                x1_t1, y1_t1, x2_t1, y2_t1 = targets.boxes_T4[block, :, None].unbind(1)
                 is_within_tN &= (x_tN > x1_t1) & (x_tN < x2_t1) & (y_tN > y1_t1) & (y_tN < y2_t1)
             return PENALTY[self.region] * (~is_within_tN).float()
 

@@ -64,7 +64,7 @@ def slow_assignment(
         is_free_GP, is_wanted_GP = is_near_GP, is_near_GP
         if region == "square-or-box":
             x_P, y_P = priors.centers_P2.unbind(1)
-            x1_G1, y1_G1, x2_G1, y2_G1 = box_G4.split(1, dim=1)
+            x1_G1, y1_G1, x2_G1, y2_G1 = box_G4[:, :, None].unbind(1)
             is_inside_GP = (x1_G1 < x_P) & (x_P < x2_G1) & (y1_G1 < y_P) & (y_P < y2_G1)
             is_free_GP, is_wanted_GP = is_near_GP & is_inside_GP, is_near_GP | is_inside_GP
         prior_N = is_wanted_GP.any(dim=0).nonzero()[:, 0]

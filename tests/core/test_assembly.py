@@ -24,6 +24,7 @@ HEADS: dict[str, dict[str, object]] = {
     "distribution": {"head.use": "distribution"},
 }
 ASSIGNERS = ("yolov7", "atss")
+OTHER_ASSIGNERS = ("anchor-ratio", "fcos", "hungarian", "max-iou", "paa", "simota", "task-aligned")
 # Whether they learn an objectness.
 CRITERIA = {"yolov7": True, "yolox": True, "focal": False, "quality-focal": False, "varifocal": False}
 
@@ -51,6 +52,20 @@ def batch(images: int = 2, side: int = 64) -> tuple[torch.Tensor, Targets]:
 @pytest.mark.parametrize(("head", "criterion"), [pair for pair in PAIRS if fits(*pair)])
 def test_every_combination_trains(head: str, criterion: str, assigner: str) -> None:
     assert_trains(small("elan", head, assigner, criterion))
+
+
+@pytest.mark.parametrize("assigner", OTHER_ASSIGNERS)
+@pytest.mark.parametrize(
+    ("head", "criterion"), [("anchor", "yolov7"), ("decoupled", "yolox"), ("distribution", "varifocal")]
+)
+def test_every_assigner_trains_every_head(head: str, criterion: str, assigner: str) -> None:
+    assert_trains(small("elan", head, assigner, criterion))
+
+
+def test_head_without_suppression_trains() -> None:
+    assigner = {"use": "independent", "inner": {"use": "hungarian"}, "auxiliary": {"use": "task-aligned"}}
+
+    assert_trains({"head": {"use": "one-to-one"}, "assigner": assigner, "criterion": {"use": "varifocal"}})
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,6 @@ def is_least(key_X: Tensor, place_X: Tensor, num_places: int) -> Tensor:
         place_X: In ``[0, num_places)``, of the same shape.
         num_places: Number of places.
     """
-    least = key_X.new_full((num_places,), LAST_KEY).scatter_reduce(0, place_X.flatten(), key_X.flatten(), "amin")
+    least = key_X.new_full((num_places,), LAST_KEY)
+    least.scatter_reduce_(0, place_X.flatten(), key_X.flatten(), "amin")
     return (key_X != LAST_KEY) & (least[place_X] == key_X)

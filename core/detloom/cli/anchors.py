@@ -37,12 +37,12 @@ __all__ = ["command"]
 @json_option
 def command(
     recipe: str,
+    *,
     data: Path,
     out: Path | None,
     image_size: int | None,
     seed: int | None,
     overrides: dict[str, Any],
-    *,
     force: bool,
     skip_bad: bool,
     as_json: bool,

@@ -16,7 +16,7 @@ from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Assigner
 from detloom.ops.iou import overlap
-from detloom.ops.ranking import LAST_KEY, ordered_key, smallest
+from detloom.ops.ranking import LAST_KEY, is_least, ordered_key, smallest
 from detloom.structures import Assignment, Grid, Predictions, Priors, Targets
 
 __all__ = ["AtssAssigner", "nearest_priors", "register_components"]
@@ -56,15 +56,18 @@ class AtssAssigner(Assigner):
             target_T1 = torch.arange(targets.num_targets, device=boxes_T4.device)[:, None]
             key_TK = ordered_key(-overlap_TK, target_T1).where(is_positive_TK, LAST_KEY)
             place_TK = targets.image_T[:, None] * priors.num_priors + prior_TK
-            best_key = key_TK.new_full((predictions.num_images * priors.num_priors,), LAST_KEY)
-            best_key.scatter_reduce_(0, place_TK.flatten(), key_TK.flatten(), "amin")
-            target_M, column_M = (is_positive_TK & (best_key[place_TK] == key_TK)).nonzero(as_tuple=True)
+            is_match_TK = is_least(key_TK, place_TK, predictions.num_images * priors.num_priors)
+            target_M, column_M = is_match_TK.nonzero(as_tuple=True)
 
             image_M, prior_M = targets.image_T[target_M], prior_TK[target_M, column_M]
             quality_M = torch.ones_like(target_M, dtype=torch.float32)
             if self.soft_labels:
                 quality_M = overlap(predictions.boxes_BP4[image_M, prior_M].float(), boxes_T4[target_M]).clamp(0, 1)
         return Assignment(image_M, prior_M, target_M, quality_M)
+
+    def relaxed(self) -> "AtssAssigner":
+        """Return the same with twice the candidates: farther cells lower the threshold, and may pass it."""
+        return AtssAssigner(candidates=2 * self.candidates, soft_labels=self.soft_labels)
 
 
 def nearest_priors(priors: Priors, center_T2: Tensor, cells: int) -> Tensor:

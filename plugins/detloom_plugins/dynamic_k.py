@@ -7,6 +7,7 @@ References: OTA (2021), section 3.3; YOLOX (2021), section 2, "SimOTA"; YOLOv7 (
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Assigner
 from detloom.ops.iou import overlap
 from detloom.ops.ranking import LAST_KEY, ordered_key, position_of, smallest
-from detloom.structures import Assignment, Predictions, Priors, Targets
-from detloom_plugins.anchor_ratio import AnchorRatioCandidates, anchor_ratio_candidates
+from detloom.structures import Assignment, Predictions, Targets
+from detloom_plugins.anchor_ratio import anchor_ratio_candidates
 
 __all__ = [
     "CandidateTable",
@@ -27,6 +28,8 @@ __all__ = [
     "class_costs",
     "collect",
     "dynamic_k_matches",
+    "match_cheapest",
+    "no_matches",
     "register_components",
 ]
 
@@ -99,71 +102,97 @@ class Yolov7Assigner(Assigner):
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         """Return the matches, image after image."""
         if targets.most_per_image == 0:
-            return _no_matches(targets.boxes_T4.device)
-        table = collect(self._candidates(predictions.priors, targets))
+            return no_matches(targets.boxes_T4.device)
+        found = anchor_ratio_candidates(predictions.priors, targets.padded(), ratio=self.anchor_ratio, reach=self.reach)
+        table = collect(found.prior_BK, found.is_candidate_BK)
         if table.prior_BN.shape[1] == 0:
-            return _no_matches(targets.boxes_T4.device)
-        with torch.autocast(targets.boxes_T4.device.type, enabled=False):
-            score, is_sound_T = self._score(predictions, targets, table)
-            target_BN = dynamic_k_matches(
-                score,
-                targets.image_T,
-                table.count_B,
-                table.prior_BN.shape[1],
-                candidates=self.candidates,
-                published_ties=self.published_ties and table.prior_BN.device.type == "cpu",
-            )
-        image_M, column_M = (target_BN >= 0).nonzero(as_tuple=True)
-        target_M = target_BN[image_M, column_M]
-        return Assignment(image_M, table.prior_BN[image_M, column_M], target_M, is_sound_T[target_M])
-
-    def relaxed(self) -> "Yolov7Assigner":
-        """Return the same with a ``reach`` of 1.0: all neighbours of the centre's cell are candidates, as published."""
-        return Yolov7Assigner(
-            anchor_ratio=self.anchor_ratio,
-            reach=1.0,
+            return no_matches(targets.boxes_T4.device)
+        return match_cheapest(
+            predictions,
+            targets,
+            table,
             candidates=self.candidates,
             overlap_weight=self.overlap_weight,
-            published_ties=self.published_ties,
+            published_ties=self.published_ties and table.prior_BN.device.type == "cpu",
         )
 
-    def _candidates(self, priors: Priors, targets: Targets) -> AnchorRatioCandidates:
-        return anchor_ratio_candidates(priors, targets.padded(), ratio=self.anchor_ratio, reach=self.reach)
+    def relaxed(self) -> "Yolov7Assigner":
+        """Return the published coarse form: every neighbouring cell brings candidates, ``reach`` being 1 cell."""
+        relaxed = copy(self)
+        relaxed.reach = 1.0
+        return relaxed
 
-    def _score(self, predictions: Predictions, targets: Targets, table: CandidateTable) -> tuple[Score, Tensor]:
-        """Return the function of costs, and a quality of 1, or NaN, for each target that fills as it is used."""
-        images_B1 = torch.arange(predictions.num_images, device=table.prior_BN.device)[:, None]
-        # One plane a coordinate, so that what follows runs over adjacent numbers.
-        box_4BN = predictions.boxes_BP4[images_B1, table.prior_BN].float().movedim(-1, 0).contiguous()
-        objectness_BP = predictions.objectness_BP
-        class_cost = class_costs(
-            predictions.class_logits_BPC[images_B1, table.prior_BN],
-            None if objectness_BP is None else objectness_BP[images_B1, table.prior_BN],
+
+@torch.no_grad()
+def match_cheapest(
+    predictions: Predictions,
+    targets: Targets,
+    table: CandidateTable,
+    *,
+    candidates: int,
+    overlap_weight: float,
+    penalty: Callable[[slice], Tensor] | None = None,
+    published_ties: bool = False,
+) -> Assignment:
+    """Return the dynamic-k matches among given candidates, image after image.
+
+    A match has a quality of 1, or NaN where a cost of its target is NaN. The device is asked once, for the
+    number of matches. ``penalty`` gives what a range of targets pays, beside, for each candidate of their
+    images, ``[t, N]``; the other settings are those of ``Yolov7Assigner``.
+    """
+    with torch.autocast(targets.boxes_T4.device.type, enabled=False):
+        score, is_sound_T = _score(predictions, targets, table, overlap_weight, penalty)
+        width = table.prior_BN.shape[1]
+        target_BN = dynamic_k_matches(
+            score, targets.image_T, table.count_B, width, candidates=candidates, published_ties=published_ties
         )
-        columns_N = torch.arange(table.prior_BN.shape[1], device=table.prior_BN.device)
-        is_sound_T = torch.ones(targets.num_targets, device=table.prior_BN.device)
-
-        def score(block: slice) -> tuple[Tensor, Tensor]:
-            image_t = targets.image_T[block]
-            overlap_tN = overlap(targets.boxes_T4[block, None], box_4BN[:, image_t].movedim(0, -1))
-            cost_tN = class_cost(image_t, targets.labels_T[block])
-            cost_tN = cost_tN - self.overlap_weight * (overlap_tN + 1e-8).log()
-            is_real_tN = columns_N < table.count_B[image_t, None]
-            has_nan_t = (cost_tN.isnan() & is_real_tN).any(dim=1)
-            is_sound_T[block] = torch.where(has_nan_t, torch.nan, 1.0)
-            return cost_tN, overlap_tN
-
-        return score, is_sound_T
+    image_M, column_M = (target_BN >= 0).nonzero(as_tuple=True)
+    target_M = target_BN[image_M, column_M]
+    return Assignment(image_M, table.prior_BN[image_M, column_M], target_M, is_sound_T[target_M])
 
 
-def collect(candidates: AnchorRatioCandidates) -> CandidateTable:
+def _score(
+    predictions: Predictions,
+    targets: Targets,
+    table: CandidateTable,
+    overlap_weight: float,
+    penalty: Callable[[slice], Tensor] | None,
+) -> tuple[Score, Tensor]:
+    """Return the function of costs, and a quality of 1, or NaN, for each target that fills as it is used."""
+    images_B1 = torch.arange(predictions.num_images, device=table.prior_BN.device)[:, None]
+    # One plane a coordinate, so that what follows runs over adjacent numbers.
+    box_4BN = predictions.boxes_BP4[images_B1, table.prior_BN].float().movedim(-1, 0).contiguous()
+    objectness_BP = predictions.objectness_BP
+    class_cost = class_costs(
+        predictions.class_logits_BPC[images_B1, table.prior_BN],
+        None if objectness_BP is None else objectness_BP[images_B1, table.prior_BN],
+    )
+    columns_N = torch.arange(table.prior_BN.shape[1], device=table.prior_BN.device)
+    is_sound_T = torch.ones(targets.num_targets, device=table.prior_BN.device)
+
+    def score(block: slice) -> tuple[Tensor, Tensor]:
+        image_t = targets.image_T[block]
+        overlap_tN = overlap(targets.boxes_T4[block, None], box_4BN[:, image_t].movedim(0, -1))
+        cost_tN = class_cost(image_t, targets.labels_T[block])
+        cost_tN = cost_tN - overlap_weight * (overlap_tN + 1e-8).log()
+        if penalty is not None:
+            cost_tN = cost_tN + penalty(block)
+        is_real_tN = columns_N < table.count_B[image_t, None]
+        has_nan_t = (cost_tN.isnan() & is_real_tN).any(dim=1)
+        is_sound_T[block] = torch.where(has_nan_t, torch.nan, 1.0)
+        return cost_tN, overlap_tN
+
+    return score, is_sound_T
+
+
+def collect(prior_BK: Tensor, is_candidate_BK: Tensor) -> CandidateTable:
     """Bring the candidates of each image together, in their order; the device is asked once, for the width."""
-    count_B = candidates.is_candidate_BK.sum(dim=1)
+    count_B = is_candidate_BK.sum(dim=1)
     width = int(count_B.max())
-    column_BK = candidates.is_candidate_BK.cumsum(dim=1) - 1
+    column_BK = is_candidate_BK.cumsum(dim=1) - 1
     # What is no candidate goes to one column too many.
-    column_BK = torch.where(candidates.is_candidate_BK, column_BK, width)
-    prior_BN = candidates.prior_BK.new_zeros((len(count_B), width + 1)).scatter(1, column_BK, candidates.prior_BK)
+    column_BK = torch.where(is_candidate_BK, column_BK, width)
+    prior_BN = prior_BK.new_zeros((len(count_B), width + 1)).scatter(1, column_BK, prior_BK)
     return CandidateTable(prior_BN[:, :width], count_B)
 
 
@@ -259,7 +288,8 @@ def _break_ties_as_topk_(column_tQ: Tensor, cost_tN: Tensor, count_t: Tensor, k_
         column_tQ[row, :k] = cost_tN[row, :count].topk(k, largest=False).indices
 
 
-def _no_matches(device: torch.device) -> Assignment:
+def no_matches(device: torch.device) -> Assignment:
+    """Return an assignment without matches."""
     none = torch.zeros(0, dtype=torch.int64, device=device)
     return Assignment(none, none, none, none.float())
 

@@ -24,6 +24,7 @@ HEADS: dict[str, dict[str, object]] = {
     "distribution": {"head.use": "distribution"},
 }
 ASSIGNERS = ("yolov7", "atss")
+OTHER_ASSIGNERS = ("anchor-ratio", "fcos", "hungarian", "max-iou", "paa", "simota", "task-aligned")
 # Whether they learn an objectness.
 CRITERIA = {"yolov7": True, "yolox": True, "focal": False, "quality-focal": False, "varifocal": False}
 
@@ -53,6 +54,23 @@ def test_every_combination_trains(head: str, criterion: str, assigner: str) -> N
     assert_trains(small("elan", head, assigner, criterion))
 
 
+@pytest.mark.parametrize("assigner", OTHER_ASSIGNERS)
+@pytest.mark.parametrize(
+    ("head", "criterion"), [("anchor", "yolov7"), ("decoupled", "yolox"), ("distribution", "varifocal")]
+)
+def test_every_assigner_trains_every_head(head: str, criterion: str, assigner: str) -> None:
+    # One prior an object learns slower than several do.
+    steps = 40 if assigner == "hungarian" else 15
+
+    assert_trains(small("elan", head, assigner, criterion), steps)
+
+
+def test_head_without_suppression_trains() -> None:
+    assigner = {"use": "independent", "inner": {"use": "hungarian"}, "auxiliary": {"use": "task-aligned"}}
+
+    assert_trains({"head": {"use": "one-to-one"}, "assigner": assigner, "criterion": {"use": "varifocal"}})
+
+
 @pytest.mark.parametrize(
     ("head", "criterion"), [("anchor", "yolov7"), ("decoupled", "yolox"), ("distribution", "varifocal")]
 )
@@ -60,7 +78,7 @@ def test_heads_train_on_backbones_of_others(head: str, criterion: str) -> None:
     assert_trains(small("timm", head, "atss", criterion))
 
 
-def assert_trains(overrides: dict[str, object]) -> None:
+def assert_trains(overrides: dict[str, object], steps: int = 15) -> None:
     """Assert that the objects of one batch are found better and better, and that every parameter has a gradient."""
     torch.manual_seed(0)
     detector = assemble("demo", overrides, num_classes=3).train()
@@ -68,7 +86,7 @@ def assert_trains(overrides: dict[str, object]) -> None:
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
     before = found_by(detector, images_BCHW, targets)
 
-    for _ in range(15):
+    for _ in range(steps):
         losses = detector(images_BCHW, targets)
         total: torch.Tensor = sum(losses.values(), torch.zeros(()))
         optimizer.zero_grad()

@@ -187,6 +187,16 @@ def test_single_candidate_deviates_by_nothing() -> None:
     assert rows(result) == [(0, 0, 0)]
 
 
+def test_relaxed_form_has_more_positives() -> None:
+    wanted = targets([[(60.0, 40.0, 130.0, 110.0), (10.0, 20.0, 60.0, 90.0)]])
+    strict = AtssAssigner(soft_labels=True)
+
+    relaxed = strict.relaxed()
+
+    assert relaxed.assign(predictions(1), wanted).num_matches > strict.assign(predictions(1), wanted).num_matches
+    assert relaxed.soft_labels
+
+
 def test_candidates_below_one_are_refused() -> None:
     with pytest.raises(RecipeError, match="candidates must be at least 1, got 0"):
         AtssAssigner(candidates=0)

@@ -291,6 +291,20 @@ def test_first_of_equal_targets_and_of_equal_candidates_wins() -> None:
     assert matched(torch.full((2, 2), 0.5), torch.zeros(2, 2)) == [0, -1]
 
 
+def test_relaxed_form_is_the_published_coarse_one() -> None:
+    given_predictions = predictions(1)
+    image = [(0.0, 20.0, 20.0, 40.0, 40.0), (1.0, 50.0, 8.0, 70.0, 30.0)]
+    fine = Yolov7Assigner(anchor_ratio=3.0, candidates=20, overlap_weight=2.0)
+
+    coarse = fine.relaxed()
+
+    published = Yolov7Assigner(anchor_ratio=3.0, candidates=20, overlap_weight=2.0, reach=1.0)
+    assert rows(coarse.assign(given_predictions, targets([image]))) == rows(
+        published.assign(given_predictions, targets([image]))
+    )
+    assert fine.reach == 0.5
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("anchor_ratio", 1.0), ("reach", 1.5), ("candidates", 0), ("overlap_weight", -1.0)]
 )

@@ -7,7 +7,7 @@ make one integer, so that no two are equal and the first position wins.
 import torch
 from torch import Tensor
 
-__all__ = ["LAST_KEY", "ordered_key", "position_of", "smallest"]
+__all__ = ["LAST_KEY", "is_least", "order_within", "ordered_key", "position_of", "smallest"]
 
 LAST_KEY = torch.iinfo(torch.int64).max
 
@@ -41,3 +41,28 @@ def smallest(values_XN: Tensor, count: int) -> Tensor:
     positions_N = torch.arange(values_XN.shape[-1], device=values_XN.device)
     keys_XN = ordered_key(values_XN, positions_N)
     return position_of(keys_XN.topk(count, dim=-1, largest=False, sorted=True).values)
+
+
+def order_within(group_X: Tensor, values_X: Tensor) -> Tensor:
+    """Return the positions sorted by group, then by value, then by position; NaN comes last in its group.
+
+    Args:
+        group_X: From 0, below ``2**30``, one axis.
+        values_X: Taken as float32.
+    """
+    # Without a position the keys of values lie within 32 bits, signed.
+    value_X = ordered_key(values_X, torch.zeros_like(group_X)) >> _SHIFT
+    return ((group_X << (_SHIFT + 1)) + value_X).argsort(stable=True)
+
+
+def is_least(key_X: Tensor, place_X: Tensor, num_places: int) -> Tensor:
+    """Return which keys are the smallest of their place; none that is ``LAST_KEY``.
+
+    Args:
+        key_X: From ``ordered_key``, so that no two of a place are equal.
+        place_X: In ``[0, num_places)``, of the same shape.
+        num_places: Number of places.
+    """
+    least = key_X.new_full((num_places,), LAST_KEY)
+    least.scatter_reduce_(0, place_X.flatten(), key_X.flatten(), "amin")
+    return (key_X != LAST_KEY) & (least[place_X] == key_X)

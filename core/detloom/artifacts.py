@@ -3,13 +3,15 @@
 The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved), ``recipe_name``,
 ``names`` (JSON array), ``components`` (JSON: the distribution and version that each came from),
 ``extra`` (JSON object, for the reader's information) and, in an artifact of a deployed form, ``folded``
-(JSON array: the reparam passes that made it, in order). Nothing in an artifact is executed.
+(JSON array: the reparam passes that made it, in order). Of a plugin that is a file, ``recipe`` has the name and
+``components`` the digest. Nothing in an artifact is executed, and no file that it names is.
 """
 
 import importlib.metadata
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from detloom.detector import Detector
 from detloom.durable import read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
-from detloom.recipe import USE, Recipe
+from detloom.plugin_source import FILE
+from detloom.recipe import USE, Recipe, plugin_hint
 from detloom.reparam import fold
 from detloom.workshop import Workshop, workshop
 
@@ -42,7 +45,7 @@ class Artifact:
         tensors: Weights by name.
         recipe: What they are the weights of.
         names: Class names by index.
-        components: Name and version of the distribution of each ``kind.name``.
+        components: Name and version of the distribution of each ``kind.name``, or name and digest of the file.
         extra: What its writer noted: epoch, metrics.
         folded: Passes that were applied to the model, as a recipe lists them; empty for a training form.
     """
@@ -108,7 +111,7 @@ def save_artifact(
     shop = shop or workshop()
     metadata = {
         "format": FORMAT,
-        "recipe": without_initial_weights(recipe, shop).to_toml(),
+        "recipe": _without_folders(without_initial_weights(recipe, shop)).to_toml(),
         "recipe_name": recipe.name,
         "names": json.dumps(list(names)),
         "components": json.dumps(_components(recipe, shop), sort_keys=True),
@@ -163,13 +166,22 @@ def read_artifact(path: Path | str) -> Artifact:
     return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
 
 
-def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector:
+def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop: Workshop | None = None) -> Detector:
     """Return the detector of an artifact, in eval mode, on the CPU; a deployed form as such.
+
+    Args:
+        path: The artifact.
+        plugins: Files of plugins that are run. Those that the artifact names are not, unless they are given here.
+        shop: Where components are looked up; the environment's workshop when not given.
 
     Raises:
         ArtifactError: It cannot be read, its components are not installed, or its weights do not fit them.
+        PluginError: The file of a plugin cannot be used.
     """
     artifact = read_artifact(path)
+    shop = shop or workshop()
+    for each in plugins:
+        shop.load_file(each)
     try:
         detector = assemble(artifact.recipe, names=artifact.names, shop=shop)
         if artifact.folded:
@@ -178,11 +190,12 @@ def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector
             detector = fold(detector, passes)[0]
             detector.passes = ()
     except (RecipeError, PluginError) as error:
-        made_with = "\n".join(f"    {name}: {where}" for name, where in sorted(artifact.components.items()))
         raise ArtifactError(
             f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
-            f"  Install what it was made with:\n{made_with}"
+            f"{_remedy(artifact, shop)}"
         ) from error
+    if changed := _changed_files(artifact, shop):
+        warnings.warn(f"{artifact.path}: {changed}", stacklevel=2)
     fit = _fit(detector.state_dict(), artifact.tensors)
     if fit.missing or fit.reshaped or fit.unused:
         raise ArtifactError(
@@ -227,6 +240,31 @@ def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
         name = entry if isinstance(entry, str) else entry["use"]
         found[f"{Kind.REPARAM}.{name}"] = shop.provider(Kind.REPARAM, name)
     return found
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    # Where the files lay is of no use elsewhere, and nobody's business.
+    return replace(recipe, plugins=tuple(Path(name).name for name in recipe.plugins))
+
+
+def _remedy(artifact: Artifact, shop: Workshop) -> str:
+    """Return what to install, and which files to give."""
+    made_with = [f"    {name}: {where}" for name, where in sorted(artifact.components.items())]
+    return "\n".join([*plugin_hint(artifact.recipe, shop), "  Install what it was made with:", *made_with])
+
+
+def _changed_files(artifact: Artifact, shop: Workshop) -> str:
+    """Return which files of plugins are others than those that the artifact was made with."""
+    made_with = {where for where in artifact.components.values() if where.startswith(FILE)}
+    given = {file.path.name: str(file) for file in shop.files()}
+    named = {where.removeprefix(FILE).partition(",")[0]: where for where in made_with}
+    changed = [name for name, where in named.items() if given.get(name, where) != where]
+    if not changed:
+        return ""
+    return (
+        f"{', '.join(changed)} is not the file that the artifact was made with, so what it finds may differ:\n"
+        + "\n".join(f"    made with {named[name]}\n    given     {given[name]}" for name in changed)
+    )
 
 
 def _pass_table(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:

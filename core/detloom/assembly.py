@@ -18,7 +18,7 @@ from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest, with_article
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
-from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, resolve_recipe
+from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, plugin_hint, resolve_recipe
 from detloom.reparam import fold
 from detloom.settings import validated
 from detloom.shapes import ShapesOnly, shapes_only
@@ -40,6 +40,7 @@ def assemble(
     *,
     num_classes: int | None = None,
     names: Sequence[str] | None = None,
+    plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
 ) -> Detector:
     """Compose a detector from a recipe.
@@ -49,17 +50,19 @@ def assemble(
         overrides: Values by dotted key, as ``{"head.num_classes": 3}``.
         num_classes: Number of classes, for a recipe that does not state one.
         names: Class names; their number is the number of classes.
+        plugins: Files of plugins that are run, beside those that a recipe's file names.
         shop: Where components are looked up; the environment's workshop when not given.
 
     Raises:
         RecipeError: All mistakes together, each with its file and table.
     """
-    recipe = load_recipe(source, overrides, shop=shop)
+    shop = shop or workshop()
+    recipe = load_recipe(source, overrides, plugins=plugins, shop=shop)
     count = _class_count(recipe, num_classes, names)
-    slots = _Slots(recipe, shop or workshop())
+    slots = _Slots(recipe, shop)
     complaints = slots.complaints((*REQUIRED, Kind.NECK))
     if complaints:
-        raise RecipeError("\n".join(complaints))
+        raise RecipeError("\n".join((*complaints, *plugin_hint(recipe, shop))))
     backbone: Backbone = slots.build(Kind.BACKBONE)
     specs = backbone.out_specs
     neck: Neck | None = None
@@ -125,6 +128,7 @@ def check(
     overrides: Mapping[str, Any] | None = None,
     *,
     num_classes: int | None = None,
+    plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
 ) -> CheckReport:
     """Build a recipe on the meta device and count; needs no data and no weights.
@@ -133,7 +137,7 @@ def check(
         RecipeError: All mistakes together.
     """
     shop = shop or workshop()
-    recipe, complaints = resolve_recipe(source, overrides, shop)
+    recipe, complaints = resolve_recipe(source, overrides, shop, plugins)
     complaints += (*_Slots(recipe, shop).complaints(SINGLE_KINDS), *_plain_complaints(recipe))
     if complaints:
         # A name is looked up with the structure and again with its settings.

@@ -21,6 +21,7 @@ from detloom.errors import PluginError
 from detloom.hookspecs import PLUGIN_API
 
 __all__ = [
+    "FILE",
     "STATEMENT",
     "PluginFile",
     "api_complaint",
@@ -33,6 +34,9 @@ __all__ = [
 
 STATEMENT = "PLUGIN_API"
 """The name under which a plugin states the version."""
+
+FILE = "file "
+"""What the record of a file begins with, and that of a distribution does not."""
 
 FIRST_API = 1
 SHOWN_DIGITS = 16
@@ -54,7 +58,7 @@ class PluginFile:
 
     def __str__(self) -> str:
         """Return what an artifact records: the name, without folders, and the digest."""
-        return f"file {self.path.name}, sha256 {self.digest}"
+        return f"{FILE}{self.path.name}, sha256 {self.digest}"
 
 
 def read_plugin_file(path: Path) -> PluginFile:

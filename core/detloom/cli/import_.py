@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.errors import ArtifactError, DataError
 
 __all__ = ["command"]
@@ -20,6 +20,7 @@ __all__ = ["command"]
     help="What it holds the weights of; found by its tensors when not given.",
 )
 @click.option("--names", type=click.Path(path_type=Path), help="Class names, one a line; those of the file otherwise.")
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -29,6 +30,7 @@ def command(
     names: Path | None,
     overrides: dict[str, Any],
     *,
+    plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     r"""Turn CHECKPOINT, a file of torch.save or of safetensors, into an artifact.
@@ -44,7 +46,10 @@ def command(
         raise ArtifactError(f"{out}: the artifact would take the checkpoint's place; write it elsewhere with --out")
     from detloom.artifacts import save_artifact
     from detloom.matching import import_checkpoint
+    from detloom.workshop import workshop
 
+    for path in plugins:
+        workshop().load_file(path)
     imported = import_checkpoint(checkpoint, recipe=recipe, names=_read_names(names), overrides=overrides)
     detector = imported.detector
     origin = {"file": checkpoint.name, "importer": imported.importer, "part": imported.part}

@@ -1,13 +1,14 @@
 """``detloom info``: a component, its settings and its source."""
 
 import inspect
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
 
 from detloom.catalogue import RECIPE
 from detloom.cli.list import KINDS
-from detloom.cli.options import echo_json, json_option
+from detloom.cli.options import echo_json, json_option, plugin_option
 from detloom.kinds import Kind
 from detloom.workshop import workshop
 
@@ -17,10 +18,13 @@ __all__ = ["command"]
 @click.command(name="info")
 @click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("name")
+@plugin_option
 @json_option
-def command(kind: str, name: str, *, as_json: bool) -> None:
+def command(kind: str, name: str, plugins: tuple[Path, ...], *, as_json: bool) -> None:
     """Describe the component NAME of a KIND: its settings, defaults and source."""
     shop = workshop()
+    for path in plugins:
+        shop.load_file(path)
     row = next((row for row in shop.rows() if (row.kind, row.name) == (kind, name)), None)
     summary, reference = (row.summary, row.reference) if row else ("", "")
     if kind == RECIPE:

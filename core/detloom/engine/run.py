@@ -27,7 +27,7 @@ import torch
 from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError
 from detloom.interfaces import Metrics
-from detloom.recipe import Recipe
+from detloom.recipe import PLUGINS, Recipe
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "has_state", "open_run", "read_run"]
 
@@ -321,6 +321,8 @@ def _check_same(run: Run) -> None:
             )
         return
     old, new = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(run.recipe.to_toml())
+    for tables in (old, new):
+        tables.pop(PLUGINS, None)  # a file may have been moved
     different = _differences(old, new)
     if different:
         raise ArtifactError(

@@ -138,6 +138,8 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
             continue
         command = cli.get_command(click.Context(cli), verb)
         assert command is not None
+        if isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         used = {word.partition("=")[0] for word in arguments if word.startswith("-")}
         assert used <= known, line

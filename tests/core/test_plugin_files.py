@@ -42,7 +42,7 @@ SMALL = {"head.use": "mine", "criterion.use": "yolox", "assigner.use": "simota"}
 
 
 @pytest.fixture(autouse=True)
-def own_workshop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_workshop() -> Iterator[None]:
     """Give each test the environment's workshop as a new process has it."""
     workshop.cache_clear()
     yield
@@ -58,7 +58,7 @@ def plugin(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, plugin: Path) -> Path:
+def recipe(tmp_path: Path, plugin: Path) -> Path:  # noqa: ARG001 - the file must be there
     path = tmp_path / "recipes" / "mine.toml"
     path.parent.mkdir()
     path.write_text(
@@ -101,7 +101,8 @@ def test_a_recipe_names_the_file_by_a_path_relative_to_its_own(
     assert runs(plugin) == 1
 
 
-def test_files_of_a_recipe_that_is_extended_are_run_first(tmp_path: Path, recipe: Path, plugin: Path) -> None:
+@pytest.mark.usefixtures("recipe")
+def test_files_of_a_recipe_that_is_extended_are_run_first(tmp_path: Path, plugin: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(HEAD.replace('"mine"', '"own"'), encoding="utf-8")
     child = tmp_path / "child.toml"
@@ -156,7 +157,7 @@ def test_a_missing_file_is_told_with_its_path(recipe: Path, plugin: Path) -> Non
         load_recipe(recipe)
 
 
-def test_an_artifact_records_name_and_digest_and_no_folder(tmp_path: Path, recipe: Path, plugin: Path) -> None:
+def test_an_artifact_records_name_and_digest_and_no_folder(tmp_path: Path, recipe: Path) -> None:
     artifact = read_artifact(written_artifact(tmp_path, recipe))
 
     assert artifact.recipe.plugins == ("my_head.py",)
@@ -192,10 +193,10 @@ def test_an_artifact_whose_recipe_names_an_absolute_path_does_not_run_it(
     write_tensors(path, tensors, {**metadata, "recipe": hostile})
     before = runs(plugin)
 
-    with pytest.raises(ArtifactError, match="not run unasked: my_head.py"):
+    with pytest.raises(ArtifactError, match=r"not run unasked: my_head\.py"):
         detloom.load(path)
     read_artifact(path)
-    load_recipe(Recipe.from_toml('plugins = ["%s"]' % plugin, "hostile"))
+    load_recipe(Recipe.from_toml(f'plugins = ["{plugin}"]', "hostile"))
 
     assert runs(plugin) == before
 

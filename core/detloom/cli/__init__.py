@@ -23,6 +23,7 @@ VERBS = {
     "import": "Turn a checkpoint of another project into an artifact.",
     "info": "Describe a component and its settings.",
     "list": "List components and recipes.",
+    "plugin": "Begin a plugin of your own.",
     "predict": "Find objects in pictures, folders and videos.",
     "schema": "Write a JSON Schema of recipes, for editors.",
     "show": "Show a resolved recipe.",

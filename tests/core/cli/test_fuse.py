@@ -1,7 +1,7 @@
 """``detloom fuse``: proved, written, read back; or nothing is written."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -135,8 +135,8 @@ def test_training_form_is_not_overwritten(artifact: Path) -> None:
 def test_objectness_is_read_back_too(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from detloom_plugins.anchor_head import AnchorHead
 
-    def other_objectness(path: Path) -> Detector:
-        detector = load_artifact(path)
+    def other_objectness(path: Path, *, plugins: Sequence[Path] = ()) -> Detector:
+        detector = load_artifact(path, plugins=plugins)
         head = detector.head
         assert isinstance(head, AnchorHead)
         outputs = len(NAMES) + 5

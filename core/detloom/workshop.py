@@ -241,6 +241,16 @@ class Workshop:
             if point.name not in self._disabled and point.name not in self._loaded:
                 self._load_third_party(point)
 
+    def third_party_components(self) -> tuple[tuple[Kind, str, type[Any]], ...]:
+        """Return kind, name and class of all that third parties offer, of those loaded so far."""
+        bundled = {row.module for row in self._bundled}
+        return tuple(
+            (Kind(kind), name, offer.cls)
+            for (kind, name), offers in sorted(self._offers.items())
+            for offer in offers
+            if offer.plugin not in bundled
+        )
+
     def load_bundled(self) -> None:
         """Import every bundled component.
 

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from detloom.hookspecs import PluginHooks, RunHooks
 from detloom.kinds import Kind
 from detloom.recipe import load_recipe
 from detloom.structures import Detections
+from detloom.workshop import workshop
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -195,6 +197,35 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         exec(compile(text, "tutorial.md", "exec"), names)  # noqa: S102 - our own document
 
     assert (tmp_path / "runs").is_dir()
+
+
+def test_the_tutorial_of_plugins_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    workshop.cache_clear()
+    # The hook's class lives in this module while the blocks run.
+    module = ModuleType("tutorial_plugin")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    for text in blocks(DOCS / "tutorial-plugin.md", "python"):
+        exec(compile(text, "tutorial-plugin.md", "exec"), vars(module))  # noqa: S102 - our own document
+
+    workshop.cache_clear()
+
+
+def test_the_tutorial_of_plugins_quotes_the_example() -> None:
+    example = ROOT / "examples" / "detloom-centre-assigner"
+    package = example / "src" / "detloom_centre"
+    source = (package / "__init__.py").read_text(encoding="utf-8")
+    own = (source, (example / "tests" / "test_centre.py").read_text(encoding="utf-8"))
+    files = [(example / "pyproject.toml").read_text("utf-8"), (package / "registry.toml").read_text("utf-8")]
+    python, toml = (blocks(DOCS / "tutorial-plugin.md", language) for language in ("python", "toml"))
+
+    imports, component, hook = python[:3]
+    assert all(text in source for text in (imports, component, hook))
+    assert component.startswith("class CentreAssigner")
+    assert sum(text.split("\n\n\n")[-1] in own[1] for text in python[3:]) == 1
+    assert [text in file for text, file in zip(toml, files, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

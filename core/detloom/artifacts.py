@@ -25,7 +25,7 @@ from detloom.detector import Detector
 from detloom.durable import read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
-from detloom.plugin_source import FILE
+from detloom.plugin_source import FILE, short_name
 from detloom.recipe import USE, Recipe, plugin_hint
 from detloom.reparam import fold
 from detloom.workshop import Workshop, workshop
@@ -192,7 +192,7 @@ def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop:
     except (RecipeError, PluginError) as error:
         raise ArtifactError(
             f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
-            f"{_remedy(artifact, shop)}"
+            f"{_remedy(artifact, shop, str(error))}"
         ) from error
     if changed := _changed_files(artifact, shop):
         warnings.warn(f"{artifact.path}: {changed}", stacklevel=2)
@@ -244,19 +244,33 @@ def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
 
 def _without_folders(recipe: Recipe) -> Recipe:
     # Where the files lay is of no use elsewhere, and nobody's business.
-    return replace(recipe, plugins=tuple(Path(name).name for name in recipe.plugins))
+    return replace(recipe, plugins=tuple(map(short_name, recipe.plugins)))
 
 
-def _remedy(artifact: Artifact, shop: Workshop) -> str:
-    """Return what to install, and which files to give."""
-    made_with = [f"    {name}: {where}" for name, where in sorted(artifact.components.items())]
-    return "\n".join([*plugin_hint(artifact.recipe, shop), "  Install what it was made with:", *made_with])
+def _remedy(artifact: Artifact, shop: Workshop, said: str) -> str:
+    """Return which files to give, where that is not said yet, and what to install."""
+    hints = [hint for hint in plugin_hint(artifact.recipe, shop) if hint not in said]
+    listed = sorted(artifact.components.items())
+    absent = [(name, where) for name, where in listed if not _is_here(where)]
+    shown = [f"    {name}: {where}" for name, where in absent or listed]
+    return "\n".join(
+        [*hints, "  Install what it was made with, if you trust it:" if absent else "  It was made with:", *shown]
+    )
+
+
+def _is_here(made_with: str) -> bool:
+    """Return whether a distribution of this version is installed; a file is another matter."""
+    name, _, version = made_with.partition(" ")
+    try:
+        return made_with.startswith(FILE) or importlib.metadata.version(name) == version
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 def _changed_files(artifact: Artifact, shop: Workshop) -> str:
     """Return which files of plugins are others than those that the artifact was made with."""
     made_with = {where for where in artifact.components.values() if where.startswith(FILE)}
-    given = {file.path.name: str(file) for file in shop.files()}
+    given = {file.name: str(file) for file in shop.files()}
     named = {where.removeprefix(FILE).partition(",")[0]: where for where in made_with}
     changed = [name for name, where in named.items() if given.get(name, where) != where]
     if not changed:

@@ -28,6 +28,7 @@ __all__ = [
     "line_of",
     "load_plugin_file",
     "read_plugin_file",
+    "short_name",
     "source_of",
     "stated_api",
 ]
@@ -57,8 +58,19 @@ class PluginFile:
     source: bytes
 
     def __str__(self) -> str:
-        """Return what an artifact records: the name, without folders, and the digest."""
-        return f"{FILE}{self.path.name}, sha256 {self.digest}"
+        """Return what an artifact records: the name and the digest."""
+        return f"{FILE}{self.name}, sha256 {self.digest}"
+
+    @property
+    def name(self) -> str:
+        """Return what an artifact calls it."""
+        return short_name(self.path)
+
+
+def short_name(path: Path | str) -> str:
+    """Return the name of a plugin's file without folders; that of a package with its own folder."""
+    path = Path(path)
+    return f"{path.parent.name}/{path.name}" if path.name == "__init__.py" and path.parent.name else path.name
 
 
 def read_plugin_file(path: Path) -> PluginFile:
@@ -86,7 +98,7 @@ def load_plugin_file(file: PluginFile) -> ModuleType:
     if complaint:
         raise PluginError(f"{file.path}: {complaint}")
     # No name of an import, so that a file called torch.py takes the place of nothing.
-    name = f"{file.path.stem}.py@{file.digest[:SHOWN_DIGITS]}"
+    name = f"{file.name}@{file.digest[:SHOWN_DIGITS]}"
     spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file.path))
     assert spec is not None  # noqa: S101 - narrows the type
     module = importlib.util.module_from_spec(spec)

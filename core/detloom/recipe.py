@@ -24,6 +24,7 @@ from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
 from detloom.errors import RecipeError, plural, suggest, with_article
 from detloom.kinds import Kind
+from detloom.plugin_source import short_name
 from detloom.settings import validated
 from detloom.workshop import Workshop, workshop
 
@@ -149,8 +150,8 @@ class Recipe:
 
     def with_plugins(self, files: Sequence[Path]) -> "Recipe":
         """Return the recipe with files of plugins; one takes the place of another of its name."""
-        kept = {Path(name).name: name for name in self.plugins}
-        return replace(self, plugins=tuple({**kept, **{path.name: str(path) for path in files}}.values()))
+        kept = {short_name(name): name for name in self.plugins}
+        return replace(self, plugins=tuple({**kept, **{short_name(path): str(path) for path in files}}.values()))
 
 
 def load_recipe(
@@ -200,8 +201,8 @@ def resolve_recipe(
 
 def plugin_hint(recipe: Recipe, shop: Workshop) -> list[str]:
     """Return what to say of files of plugins that a recipe needs and that were not given, if there are some."""
-    given = {file.path.name for file in shop.files()}
-    missing = [Path(name).name for name in recipe.plugins if Path(name).name not in given]
+    given = {file.name for file in shop.files()}
+    missing = [name for name in map(short_name, recipe.plugins) if name not in given]
     if not missing:
         return []
     options = " ".join(f"--plugin {name}" for name in missing)

@@ -79,7 +79,7 @@ def run_cli(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(each) for each in arguments])
 
 
-def written_artifact(folder: Path, recipe: Path) -> Path:
+def written_artifact(folder: Path, recipe: Path | Recipe) -> Path:
     """Write an artifact as a process of its own would, and forget the plugin."""
     detector = detloom.assemble(recipe, names=["cat"])
     assert detector.recipe is not None
@@ -179,7 +179,35 @@ def test_an_artifact_runs_no_file_by_itself_and_says_which_to_give(
     assert runs(plugin) == before
     assert "no head is called 'mine'" in str(caught.value)
     assert "give its path: --plugin my_head.py; in Python plugins=['my_head.py']" in str(caught.value)
+    assert str(caught.value).count("not run unasked") == 1
     assert "head.mine: file my_head.py, sha256 " in str(caught.value)
+
+
+def test_a_package_is_named_with_its_folder(tmp_path: Path, plugin: Path) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    plugin.rename(package / "__init__.py")
+
+    recipe = load_recipe("yolov7-tiny", SMALL, plugins=[package / "__init__.py"])
+
+    assert read_artifact(written_artifact(tmp_path, recipe)).recipe.plugins == ("my_package/__init__.py",)
+
+
+def test_an_artifact_names_the_distributions_that_are_not_here_and_no_others(tmp_path: Path) -> None:
+    from detloom.durable import read_tensors, write_tensors
+
+    path = written_artifact(tmp_path, load_recipe("yolov7-tiny"))
+    tensors, metadata = read_tensors(path)
+    components = {**json.loads(metadata["components"]), "assigner.centre": "detloom-centre-assigner 0.1.0"}
+    recipe = metadata["recipe"].replace('use = "yolov7"', 'use = "centre"', 1)
+    write_tensors(path, tensors, {**metadata, "recipe": recipe, "components": json.dumps(components)})
+
+    with pytest.raises(ArtifactError) as caught:
+        detloom.load(path)
+
+    assert str(caught.value).endswith(
+        "  Install what it was made with, if you trust it:\n    assigner.centre: detloom-centre-assigner 0.1.0"
+    )
 
 
 def test_an_artifact_whose_recipe_names_an_absolute_path_does_not_run_it(

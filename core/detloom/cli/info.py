@@ -56,7 +56,7 @@ def command(kind: str, name: str, plugins: tuple[Path, ...], *, as_json: bool) -
         return
     click.secho(f"{kind} {name}", bold=True, nl=False)
     click.echo(f"  {cls.__module__}.{cls.__qualname__}, {provider}")
-    click.echo(f"source: {reference}\n\n{text}\n")
+    click.echo(f"source: {reference}\n\n{text}\n" if reference else f"\n{text}\n")
     click.secho("settings" if settings else "no settings", bold=True)
     for setting in settings:
         default = "required" if setting["required"] else f"= {setting['default']!r}"

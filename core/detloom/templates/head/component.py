@@ -67,7 +67,7 @@ class NewComponent(Head):
         raw_BPO = torch.cat([each.permute(0, 2, 3, 1).flatten(1, 2) for each in maps], dim=1)
         if raw_BPO.dtype != torch.float64:
             raw_BPO = raw_BPO.float()
-        offset_BP2, size_BP2, classes_BPC = raw_BPO.split([2, 2, self.num_classes], dim=-1)
+        offset_BP2, size_BP2, classes_BPC = torch.split(raw_BPO, [2, 2, self.num_classes], dim=-1)
         strides_P1 = priors.strides_P[:, None]
         # Offsets count from the cell's corner; priors have its centre.
         center_BP2 = priors.centers_P2 + (offset_BP2 - 0.5) * strides_P1

@@ -176,7 +176,7 @@ WRONG: dict[str, tuple[type[Head], str, set[str]]] = {
     "spec_says_whether_to_suppress": (UnsuppressedHead, "['suppression'] is False", set()),
     "auxiliary_maps_come_in_training_alone": (WastefulHead, "in evaluation mode", set()),
     "auxiliary_priors_keep_their_levels": (RenumberingHead, "see Priors.on_grids", set()),
-    "grids_of_any_size_are_served": (CachingHead, "grids_of_any_size", set()),
+    "grids_of_any_size_are_served": (CachingHead, "raised RuntimeError", set()),
     "images_do_not_affect_each_other": (BatchNormalisedHead, "depends on the other images", set()),
     "copy_predicts_the_same": (UniqueHead, "of a deep copy differ", set()),
     "gradients_reach_all_parameters": (IdleHead, "no gradient reaches spare", set()),

@@ -76,7 +76,7 @@ def images_do_not_affect_each_other(build: Build) -> None:
     network = _network(build)
     given = _given(build)
     second = given[1:2] if isinstance(given, Tensor) else [level[1:2] for level in given]
-    for together, alone in zip(network(given), network(second), strict=True):
+    for together, alone in zip(network(_given(build)), network(second), strict=True):
         same = torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4)
         demand(same, "levels of an image depend on the other images of its batch in evaluation mode")
 

@@ -61,6 +61,12 @@ class PositionalAssigner(NearestAssigner):
         super().__init__(number=number)
 
 
+class DividingAssigner(NearestAssigner):
+    def __init__(self, *, number: int = 2) -> None:
+        super().__init__(number=number)
+        self.share = 1 / max(number, 0)
+
+
 class MuteAssigner(NearestAssigner):
     def objection(self, head: HeadTraits) -> str | None:
         return "" if head.anchors else None
@@ -196,6 +202,7 @@ class SeveralAssigner(NearestAssigner):
 # cannot but see the same.
 WRONG: dict[str, tuple[type[Assigner], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalAssigner, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingAssigner, "number=-1 raises ZeroDivisionError", set()),
     "objection_is_a_reason_or_none": (MuteAssigner, "else the reason as text", set()),
     "matches_are_a_valid_assignment": (NarrowAssigner, "prior_M of shape", set()),
     "ordinary_objects_are_learned": (IdleAssigner, "nothing would be learned", set()),

@@ -77,6 +77,12 @@ class PositionalHead(PlainHead):
         super().__init__(inputs, num_classes, side=side)
 
 
+class DividingHead(PlainHead):
+    def __init__(self, inputs: tuple[FeatureSpec, ...], num_classes: int, *, side: float = 4.0) -> None:
+        super().__init__(inputs, num_classes, side=side)
+        self.share = 1 / max(side, 0)
+
+
 class CroppingHead(PlainHead):
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
         return super().forward([level[..., :-1] for level in levels])
@@ -163,6 +169,7 @@ class IdleHead(PlainHead):
 # cannot but see the same.
 WRONG: dict[str, tuple[type[Head], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalHead, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingHead, "side=-1.0 raises ZeroDivisionError", set()),
     "each_level_has_a_map": (CroppingHead, "keep batch, rows and columns", set()),
     "predictions_have_the_shapes_of_their_priors": (
         UnsqueezedHead,

@@ -69,21 +69,6 @@ SETTINGS: Mapping[tuple[str, str], list[dict[str, Any]]] = {
 }
 
 
-# What a pass folds, or a reader reads.
-EXAMPLES: Mapping[tuple[str, str], Callable[[], Any]] = {
-    ("dataset", "coco"): lambda: small_dataset() / "coco",
-    ("dataset", "voc"): lambda: small_dataset() / "voc",
-    ("dataset", "yolo"): lambda: small_dataset() / "yolo",
-    ("reparam", "drop-auxiliary"): lambda: assemble("demo", {"neck.auxiliary": [8, 8, 8]}, num_classes=2),
-    ("reparam", "fold-implicit"): lambda: nn.Sequential(nn.ReLU(), ImplicitConv(nn.Conv2d(3, 4, 1))),
-    ("reparam", "merge-e-elan"): lambda: nn.Sequential(
-        ConvBlock(3, 4), SummedElan([Elan(4, 6, hidden=4, width=4, depth=2) for _ in range(2)])
-    ),
-    ("reparam", "merge-repconv"): lambda: nn.Sequential(RepConv(3, 4, 2), RepConv(4, 4), ConvBlock(4, 4)),
-    ("reparam", "plan-repconv"): lambda: Bottleneck(3, hidden=3, repconv=True),
-}
-
-
 @cache
 def _folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory()
@@ -123,6 +108,21 @@ def small_dataset() -> Path:
     (root / "yolo/labels/train/a.txt").write_text(rows)
     (root / "yolo/data.yaml").write_text("train: images/train\nnames: [cat, dog]\n")
     return root
+
+
+# What a pass folds, or a reader reads.
+EXAMPLES: Mapping[tuple[str, str], Callable[[], Any]] = {
+    ("dataset", "coco"): lambda: small_dataset() / "coco",
+    ("dataset", "voc"): lambda: small_dataset() / "voc",
+    ("dataset", "yolo"): lambda: small_dataset() / "yolo",
+    ("reparam", "drop-auxiliary"): lambda: assemble("demo", {"neck.auxiliary": [8, 8, 8]}, num_classes=2),
+    ("reparam", "fold-implicit"): lambda: nn.Sequential(nn.ReLU(), ImplicitConv(nn.Conv2d(3, 4, 1))),
+    ("reparam", "merge-e-elan"): lambda: nn.Sequential(
+        ConvBlock(3, 4), SummedElan([Elan(4, 6, hidden=4, width=4, depth=2) for _ in range(2)])
+    ),
+    ("reparam", "merge-repconv"): lambda: nn.Sequential(RepConv(3, 4, 2), RepConv(4, 4), ConvBlock(4, 4)),
+    ("reparam", "plan-repconv"): lambda: Bottleneck(3, hidden=3, repconv=True),
+}
 
 
 def all_checks() -> Iterator[Check]:

@@ -206,7 +206,7 @@ def parametrize_with_checks(
 def _kind_of(cls: type[Any]) -> Kind:
     bases = contracts()
     kind = next((kind for kind, base in bases.items() if isinstance(cls, type) and issubclass(cls, base)), None)
-    if kind in CHECKS:
+    if kind is not None and kind in CHECKS:
         return kind
     having = ", ".join(bases[each].__name__ for each in CHECKS)
     what = "is no component" if kind is None else f"is of the kind {kind}, which has no checks yet"

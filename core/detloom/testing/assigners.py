@@ -252,7 +252,7 @@ def one_to_one_gives_a_target_one_prior_at_most(build: Build) -> None:
         if trial.assigner.one_to_one and not trial.is_auxiliary:
             target_M = trial.matches(ordinary_batch(trial)).target_M
             demand(
-                len(target_M.unique()) == len(target_M),
+                len(set(target_M.tolist())) == len(target_M),
                 f"{trial}: targets have several priors; keep the best of each, or leave one_to_one false",
             )
 

@@ -5,6 +5,7 @@ Shape letters: B images, P priors, C classes, L levels, A priors of a cell, R bi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +150,8 @@ def map_predictions(
     """Return predictions each of whose tensors, or those named, is changed."""
     names = fields or ("boxes_BP4", "class_logits_BPC", "objectness_BP", "distribution_BP4R")
     values = {name: getattr(predictions, name) for name in names}
-    return replace(predictions, **{name: change(value) for name, value in values.items() if value is not None})
+    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
+    return replace(predictions, **changed)
 
 
 def targets_of(images: Sequence[Sequence[Row]]) -> Targets:

@@ -215,7 +215,7 @@ def gradients_reach_all_parameters(build: Build) -> None:
     for head, specs in _heads(build):
         maps: HeadMaps = head.train()(_levels(specs))
         outputs = [head.decode(each) for each in (maps.lead, maps.auxiliary) if each]
-        torch.stack([v.square().mean() for found in outputs for v in _values(found).values()]).sum().backward()
+        torch.stack([v.square().mean() for found in outputs for v in _values(found).values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch types it not
         without = [name for name, parameter in head.named_parameters() if parameter.grad is None]
         demand(not without, f"no gradient reaches {', '.join(without[:5])}; use it, or make it a buffer")
 
@@ -247,7 +247,7 @@ def _head(build: Build, inputs: Sequence[FeatureSpec] = LEVELS) -> Head:
 
 def _heads(build: Build) -> list[tuple[Head, tuple[FeatureSpec, ...]]]:
     """Return heads without auxiliary levels, with all, and with some, as far as they take these."""
-    heads = [(_head(build), LEVELS)]
+    heads: list[tuple[Head, tuple[FeatureSpec, ...]]] = [(_head(build), LEVELS)]
     for auxiliary in (AUXILIARY, AUXILIARY[1:]):
         inputs = (*LEVELS, *auxiliary)
         try:

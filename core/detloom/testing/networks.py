@@ -125,7 +125,7 @@ def gradients_reach_all_parameters(build: Build) -> None:
     """A parameter without a gradient never learns, and stops training over several processes."""
     network = _network(build).train()
     with torch.enable_grad():
-        torch.stack([level.square().mean() for level in network(_given(build))]).sum().backward()
+        torch.stack([level.square().mean() for level in network(_given(build))]).sum().backward()  # type: ignore[no-untyped-call]  # torch types it not
     without = [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
     demand(not without, f"no gradient reaches {', '.join(without[:5])}; use it, or make it a buffer")
 

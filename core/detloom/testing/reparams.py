@@ -125,7 +125,8 @@ class _ReadTwice(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return the sum of both."""
         x_BCHW = self.conv(images_BCHW)
-        return x_BCHW + torch.relu(self.norm(x_BCHW))
+        sum_BCHW: Tensor = x_BCHW + torch.relu(self.norm(x_BCHW))
+        return sum_BCHW
 
 
 class _Shared(nn.Module):

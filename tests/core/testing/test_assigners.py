@@ -109,7 +109,7 @@ class SmallAssigner(NearestAssigner):
 
 class DistinctAssigner(NearestAssigner):
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
-        return nan_where(len(targets.boxes_T4.unique(dim=0)) < targets.num_targets, found)
+        return nan_where(len(set(map(tuple, targets.boxes_T4.tolist()))) < targets.num_targets, found)
 
 
 class EdgelessAssigner(NearestAssigner):
@@ -131,7 +131,7 @@ class ThickAssigner(NearestAssigner):
 
 class VariedAssigner(NearestAssigner):
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
-        return nan_where(targets.num_targets > 10 and len(targets.labels_T.unique()) == 1, found)
+        return nan_where(targets.num_targets > 10 and len(set(targets.labels_T.tolist())) == 1, found)
 
 
 class FirstAssigner(NearestAssigner):

@@ -104,7 +104,7 @@ class UnlimitedHead(PlainHead):
     limit = None
 
     def decode(self, maps: Sequence[Tensor]) -> Predictions:
-        self.limit = float("inf")  # type: ignore[assignment]  # clamps nothing
+        self.limit = float("inf")
         found = super().decode(maps)
         self.limit = None
         return found

@@ -87,8 +87,8 @@ class WrongPass(PlainPass):
 class EagerPass(PlainPass):
     def plan(self, model: nn.Module) -> list[Fold]:
         found = super().plan(model)
-        places = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d) and not found]
-        return [Fold(path, applies=True, reason="so") for path in places] if not found else found
+        places = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        return found or [Fold(path, applies=True, reason="so") for path in places]
 
     def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
         return super().fold(module, fold) if isinstance(module, Doubled) else module

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detloom.errors import PluginError
-from detloom.interfaces import Assigner, Backbone
+from detloom.interfaces import Assigner, Importer
 from detloom.structures import Assignment, Predictions, Targets
 from detloom.testing import Check, check_component, checks_of, parametrize_with_checks
 
@@ -91,7 +91,7 @@ def test_setting_without_a_default_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "message"), [(Backbone, "kind backbone, which has no checks yet"), (dict, "component")]
+    ("cls", "message"), [(Importer, "kind importer, which has no checks yet"), (dict, "component")]
 )
 def test_class_without_checks_is_refused(cls: type[Any], message: str) -> None:
     with pytest.raises(PluginError, match=message):

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.errors import PluginError, suggest
 from detloom.kinds import Kind
-from detloom.testing import assigners, construction, criteria, heads
+from detloom.testing import (
+    anchor_searches,
+    assigners,
+    construction,
+    criteria,
+    datasets,
+    emas,
+    evaluators,
+    heads,
+    networks,
+    observers,
+    reparams,
+)
 from detloom.workshop import contracts
 
 if TYPE_CHECKING:
@@ -25,9 +37,17 @@ if TYPE_CHECKING:
 __all__ = ["Check", "check_component", "checks_of", "parametrize_with_checks"]
 
 CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
+    Kind.BACKBONE: networks.BACKBONE_CHECKS,
+    Kind.NECK: networks.NECK_CHECKS,
+    Kind.HEAD: heads.CHECKS,
     Kind.ASSIGNER: assigners.CHECKS,
     Kind.CRITERION: criteria.CHECKS,
-    Kind.HEAD: heads.CHECKS,
+    Kind.REPARAM: reparams.CHECKS,
+    Kind.EMA: emas.CHECKS,
+    Kind.ANCHORS: anchor_searches.CHECKS,
+    Kind.DATASET: datasets.CHECKS,
+    Kind.EVALUATOR: evaluators.CHECKS,
+    Kind.OBSERVER: observers.CHECKS,
 }
 
 
@@ -72,14 +92,17 @@ def checks_of(
     *,
     settings: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    example: Callable[[], Any] | None = None,
 ) -> list[Check]:
     """Return the checks of a component's kind.
 
     Args:
         cls: The component.
-        settings: Its keyword arguments, where it has some without defaults, or is to be checked with others. A head
-            must be one for three levels.
+        settings: Its keyword arguments, where it has some without defaults, or is to be checked with others. A neck
+            or head must be one for three levels.
         expected_failures: Names of checks that it does not pass, each with the reason why it need not.
+        example: What returns something to work on: for a reparam pass a model that it folds, which takes pictures
+            ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``.
 
     Raises:
         PluginError: The class is no component, its kind has no checks yet, it cannot be built with the settings,
@@ -97,7 +120,7 @@ def checks_of(
         if not reason.strip():
             raise PluginError(f"{cls.__name__}: expected_failures: '{name}' needs a reason: why may it fail?")
     _check_settings(cls, dict(settings or {}))
-    build = partial(cls, **(settings or {}))
+    build = construction.Build(cls, dict(settings or {}), example)
     label = _label(cls, dict(settings or {}))
     return [
         Check(label, function.__name__, reasons.get(function.__name__, "").strip(), partial(function, build))
@@ -110,6 +133,7 @@ def check_component(
     *,
     settings: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    example: Callable[[], Any] | None = None,
 ) -> None:
     """Run all checks of a component; arguments are those of ``checks_of``.
 
@@ -118,7 +142,7 @@ def check_component(
         PluginError: See ``checks_of``.
     """
     complaints = []
-    for check in checks_of(cls, settings=settings, expected_failures=expected_failures):
+    for check in checks_of(cls, settings=settings, expected_failures=expected_failures, example=example):
         try:
             check()
         except AssertionError as error:
@@ -139,6 +163,7 @@ def parametrize_with_checks(
     *,
     settings: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    example: Callable[[], Any] | None = None,
 ) -> "MarkDecorator":
     """Return a pytest mark that runs a test with the argument ``check`` for each check.
 
@@ -148,6 +173,7 @@ def parametrize_with_checks(
         component: The class, or checks of several classes.
         settings: As for ``checks_of``.
         expected_failures: As for ``checks_of``.
+        example: As for ``checks_of``.
 
     Raises:
         PluginError: See ``checks_of``.
@@ -155,10 +181,10 @@ def parametrize_with_checks(
     import pytest
 
     if isinstance(component, type):
-        checks = checks_of(component, settings=settings, expected_failures=expected_failures)
-    elif settings is not None or expected_failures is not None:
+        checks = checks_of(component, settings=settings, expected_failures=expected_failures, example=example)
+    elif any(each is not None for each in (settings, expected_failures, example)):
         raise PluginError(
-            "parametrize_with_checks: settings and expected_failures belong to a class; give them to checks_of"
+            "parametrize_with_checks: settings, expected_failures and example belong to a class; give them to checks_of"
         )
     else:
         checks = list(component)
@@ -180,7 +206,7 @@ def parametrize_with_checks(
 def _kind_of(cls: type[Any]) -> Kind:
     bases = contracts()
     kind = next((kind for kind, base in bases.items() if isinstance(cls, type) and issubclass(cls, base)), None)
-    if kind in CHECKS:
+    if kind is not None and kind in CHECKS:
         return kind
     having = ", ".join(bases[each].__name__ for each in CHECKS)
     what = "is no component" if kind is None else f"is of the kind {kind}, which has no checks yet"

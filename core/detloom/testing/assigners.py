@@ -24,7 +24,7 @@ from detloom.testing.assigner_trials import (
     trials_of,
 )
 from detloom.testing.batches import LAYOUTS, random_targets, rows_of
-from detloom.testing.construction import Build, check_objections, check_signature, demand
+from detloom.testing.construction import Build, check_numbers, check_objections, check_signature, demand
 
 __all__ = ["CHECKS"]
 
@@ -32,6 +32,11 @@ __all__ = ["CHECKS"]
 def settings_are_keyword_only_and_typed(build: Build) -> None:
     """A recipe's table is the keyword arguments of the class."""
     check_signature(build, ())
+
+
+def numbers_without_sense_are_refused_by_name(build: Build) -> None:
+    """A count of -1 is a mistake of a recipe, and is said to be one."""
+    check_numbers(build)
 
 
 def objection_is_a_reason_or_none(build: Build) -> None:
@@ -247,13 +252,14 @@ def one_to_one_gives_a_target_one_prior_at_most(build: Build) -> None:
         if trial.assigner.one_to_one and not trial.is_auxiliary:
             target_M = trial.matches(ordinary_batch(trial)).target_M
             demand(
-                len(target_M.unique()) == len(target_M),
+                len(set(target_M.tolist())) == len(target_M),
                 f"{trial}: targets have several priors; keep the best of each, or leave one_to_one false",
             )
 
 
 CHECKS: tuple[Callable[[Build], None], ...] = (
     settings_are_keyword_only_and_typed,
+    numbers_without_sense_are_refused_by_name,
     objection_is_a_reason_or_none,
     matches_are_a_valid_assignment,
     ordinary_objects_are_learned,

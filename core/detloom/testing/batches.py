@@ -5,6 +5,7 @@ Shape letters: B images, P priors, C classes, L levels, A priors of a cell, R bi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,18 @@ from torch import Tensor
 from detloom.ops.boxes import cxcywh_to_xyxy
 from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
 
-__all__ = ["EDGES", "LAYOUTS", "Batch", "Layout", "map_predictions", "rows_of", "some_matches"]
+__all__ = [
+    "EDGES",
+    "LAYOUTS",
+    "Batch",
+    "Layout",
+    "map_predictions",
+    "random_targets",
+    "rows_of",
+    "some_matches",
+    "targets_of",
+    "twice",
+]
 
 SIZE = (64, 128)
 NUM_CLASSES = 3
@@ -138,7 +150,8 @@ def map_predictions(
     """Return predictions each of whose tensors, or those named, is changed."""
     names = fields or ("boxes_BP4", "class_logits_BPC", "objectness_BP", "distribution_BP4R")
     values = {name: getattr(predictions, name) for name in names}
-    return replace(predictions, **{name: change(value) for name, value in values.items() if value is not None})
+    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
+    return replace(predictions, **changed)
 
 
 def targets_of(images: Sequence[Sequence[Row]]) -> Targets:
@@ -159,6 +172,17 @@ def random_targets(counts: Sequence[int], *, seed: int = 0) -> Targets:
         boxes.append(torch.cat((corner_N2, corner_N2 + size_N2), dim=1))
         labels.append(torch.randint(0, NUM_CLASSES, (count,), generator=generator))
     return Targets.from_lists(boxes, labels, SIZE)
+
+
+def twice(targets: Targets) -> Targets:
+    """Return the objects of the same images twice over."""
+    return replace(
+        targets,
+        boxes_T4=torch.cat((targets.boxes_T4, targets.boxes_T4)),
+        labels_T=torch.cat((targets.labels_T, targets.labels_T)),
+        image_T=torch.cat((targets.image_T, targets.image_T + targets.num_images)),
+        num_images=2 * targets.num_images,
+    )
 
 
 EDGES: dict[str, Sequence[Sequence[Row]]] = {

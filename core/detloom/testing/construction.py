@@ -1,14 +1,37 @@
 """What the checks of all kinds share: the demand, and how a component is constructed."""
 
 import inspect
-from collections.abc import Iterable
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Build", "check_objections", "check_signature", "demand"]
+import torch
 
-Build = partial[Any]
-"""What builds the component anew, given what the assembler supplies."""
+from detloom.errors import RecipeError
+
+__all__ = ["Build", "check_numbers", "check_objections", "check_signature", "demand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What builds the component anew, given what the assembler supplies.
+
+    Attributes:
+        cls: The component.
+        settings: Its keyword arguments.
+        example: What returns something for it to work on, of kinds that need it.
+    """
+
+    cls: type[Any]
+    settings: Mapping[str, Any]
+    example: Callable[[], Any] | None = None
+
+    def __call__(self, *supplied: Any) -> Any:
+        """Return a new one; where weights are random they are the same each time, and no global number is drawn."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            return self.cls(*supplied, **self.settings)
 
 
 def demand(condition: object, message: str) -> None:
@@ -19,7 +42,7 @@ def demand(condition: object, message: str) -> None:
 
 def check_signature(build: Build, supplied: tuple[str, ...]) -> None:
     """Demand a constructor whose settings a recipe can hold."""
-    parameters = list(inspect.signature(build.func).parameters.values())
+    parameters = list(inspect.signature(build.cls).parameters.values())
     positional = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     demand(
         tuple(positional) == supplied,
@@ -35,6 +58,33 @@ def check_signature(build: Build, supplied: tuple[str, ...]) -> None:
             each.annotation is not inspect.Parameter.empty,
             f"the setting '{each.name}' has no type; annotate it, so that a recipe can be checked against it",
         )
+
+
+def check_numbers(build: Build, *supplied: Any) -> None:
+    """Demand that a number that makes no sense is refused in the words of recipes, or is borne."""
+    for each in inspect.signature(build.cls).parameters.values():
+        value = build.settings.get(each.name, each.default)
+        if each.kind is not inspect.Parameter.KEYWORD_ONLY or isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            wrong: tuple[float, ...] = (-1, 0)
+        elif isinstance(value, float):
+            wrong = (-1.0, 0.0, math.inf)
+        else:
+            continue
+        for number in wrong:
+            try:
+                replace(build, settings={**build.settings, each.name: number})(*supplied)
+            except RecipeError as error:
+                demand(
+                    each.name in str(error),
+                    f"{each.name}={number} is refused without its name: {error}; say which setting is wrong",
+                )
+            except Exception as error:
+                raise AssertionError(
+                    f"{each.name}={number} raises {type(error).__name__}: {error}; raise RecipeError in __init__ that "
+                    "says which setting, what is wrong, and the limit"
+                ) from error
 
 
 def check_objections(objections: Iterable[object]) -> None:

@@ -16,8 +16,8 @@ from detloom.errors import PluginError
 from detloom.interfaces import Criterion
 from detloom.results import check_losses
 from detloom.structures import Assignment, Predictions, Targets
-from detloom.testing.batches import LAYOUTS, Layout, map_predictions, random_targets, some_matches
-from detloom.testing.construction import Build, check_objections, check_signature, demand
+from detloom.testing.batches import LAYOUTS, Layout, map_predictions, random_targets, some_matches, twice
+from detloom.testing.construction import Build, check_numbers, check_objections, check_signature, demand
 
 __all__ = ["CHECKS"]
 
@@ -46,6 +46,11 @@ class Trial:
 def settings_are_keyword_only_and_typed(build: Build) -> None:
     """A recipe's table is the keyword arguments of the class."""
     check_signature(build, ())
+
+
+def numbers_without_sense_are_refused_by_name(build: Build) -> None:
+    """A weight of -1 is a mistake of a recipe, and is said to be one."""
+    check_numbers(build)
 
 
 def objection_is_a_reason_or_none(build: Build) -> None:
@@ -203,6 +208,7 @@ def auxiliary_outputs_on_some_levels_are_served(build: Build) -> None:
 
 CHECKS: tuple[Callable[[Build], None], ...] = (
     settings_are_keyword_only_and_typed,
+    numbers_without_sense_are_refused_by_name,
     objection_is_a_reason_or_none,
     losses_are_named_finite_numbers,
     losses_without_matches_are_finite,
@@ -283,13 +289,7 @@ def _twice(trial: Trial) -> Trial:
             torch.cat((given.target_M, given.target_M + targets.num_targets)),
             torch.cat((given.quality_M, given.quality_M)),
         ),
-        targets=replace(
-            targets,
-            boxes_T4=torch.cat((targets.boxes_T4, targets.boxes_T4)),
-            labels_T=torch.cat((targets.labels_T, targets.labels_T)),
-            image_T=torch.cat((targets.image_T, targets.image_T + images)),
-            num_images=2 * images,
-        ),
+        targets=twice(targets),
     )
 
 

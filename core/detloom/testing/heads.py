@@ -16,7 +16,7 @@ from detloom.errors import RecipeError
 from detloom.interfaces import Head
 from detloom.structures import FeatureSpec, HeadMaps, Predictions, Role
 from detloom.testing.batches import NUM_CLASSES, SIZE
-from detloom.testing.construction import Build, check_signature, demand
+from detloom.testing.construction import Build, check_numbers, check_signature, demand
 from detloom.testing.host_decoder import decoded
 
 __all__ = ["CHECKS"]
@@ -28,6 +28,11 @@ AUXILIARY = tuple(replace(spec, role=Role.AUXILIARY) for spec in LEVELS)
 def settings_are_keyword_only_and_typed(build: Build) -> None:
     """The levels and the number of classes come first; a recipe's table is the keyword arguments."""
     check_signature(build, ("inputs", "num_classes"))
+
+
+def numbers_without_sense_are_refused_by_name(build: Build) -> None:
+    """A width of -1 is a mistake of a recipe, and is said to be one."""
+    check_numbers(build, LEVELS, NUM_CLASSES)
 
 
 def each_level_has_a_map(build: Build) -> None:
@@ -210,13 +215,14 @@ def gradients_reach_all_parameters(build: Build) -> None:
     for head, specs in _heads(build):
         maps: HeadMaps = head.train()(_levels(specs))
         outputs = [head.decode(each) for each in (maps.lead, maps.auxiliary) if each]
-        torch.stack([v.square().mean() for found in outputs for v in _values(found).values()]).sum().backward()
+        torch.stack([v.square().mean() for found in outputs for v in _values(found).values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch types it not
         without = [name for name, parameter in head.named_parameters() if parameter.grad is None]
         demand(not without, f"no gradient reaches {', '.join(without[:5])}; use it, or make it a buffer")
 
 
 CHECKS: tuple[Callable[[Build], None], ...] = (
     settings_are_keyword_only_and_typed,
+    numbers_without_sense_are_refused_by_name,
     each_level_has_a_map,
     predictions_have_the_shapes_of_their_priors,
     predictions_are_float32,
@@ -234,16 +240,14 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
 
 
 def _head(build: Build, inputs: Sequence[FeatureSpec] = LEVELS) -> Head:
-    """Return a head in evaluation mode; weights are the same each time, global randomness is left as it was."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        head: Head = build(inputs, NUM_CLASSES)
+    """Return a head in evaluation mode."""
+    head: Head = build(inputs, NUM_CLASSES)
     return head.eval()
 
 
 def _heads(build: Build) -> list[tuple[Head, tuple[FeatureSpec, ...]]]:
     """Return heads without auxiliary levels, with all, and with some, as far as they take these."""
-    heads = [(_head(build), LEVELS)]
+    heads: list[tuple[Head, tuple[FeatureSpec, ...]]] = [(_head(build), LEVELS)]
     for auxiliary in (AUXILIARY, AUXILIARY[1:]):
         inputs = (*LEVELS, *auxiliary)
         try:

@@ -9,12 +9,12 @@ from detloom.testing import checks_of
 
 
 @pytest.fixture
-def caught() -> Callable[[type[Any]], dict[str, str]]:
+def caught() -> Callable[..., dict[str, str]]:
     """Return a function of a component to the checks that it breaks, with what they say."""
 
-    def run(cls: type[Any]) -> dict[str, str]:
+    def run(cls: type[Any], example: Callable[[], Any] | None = None) -> dict[str, str]:
         broken = {}
-        for check in checks_of(cls):
+        for check in checks_of(cls, example=example):
             try:
                 check()
             except AssertionError as error:

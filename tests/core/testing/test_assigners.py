@@ -61,6 +61,12 @@ class PositionalAssigner(NearestAssigner):
         super().__init__(number=number)
 
 
+class DividingAssigner(NearestAssigner):
+    def __init__(self, *, number: int = 2) -> None:
+        super().__init__(number=number)
+        self.share = 1 / max(number, 0)
+
+
 class MuteAssigner(NearestAssigner):
     def objection(self, head: HeadTraits) -> str | None:
         return "" if head.anchors else None
@@ -103,7 +109,7 @@ class SmallAssigner(NearestAssigner):
 
 class DistinctAssigner(NearestAssigner):
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
-        return nan_where(len(targets.boxes_T4.unique(dim=0)) < targets.num_targets, found)
+        return nan_where(len(set(map(tuple, targets.boxes_T4.tolist()))) < targets.num_targets, found)
 
 
 class EdgelessAssigner(NearestAssigner):
@@ -125,7 +131,7 @@ class ThickAssigner(NearestAssigner):
 
 class VariedAssigner(NearestAssigner):
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
-        return nan_where(targets.num_targets > 10 and len(targets.labels_T.unique()) == 1, found)
+        return nan_where(targets.num_targets > 10 and len(set(targets.labels_T.tolist())) == 1, found)
 
 
 class FirstAssigner(NearestAssigner):
@@ -196,6 +202,7 @@ class SeveralAssigner(NearestAssigner):
 # cannot but see the same.
 WRONG: dict[str, tuple[type[Assigner], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalAssigner, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingAssigner, "number=-1 raises ZeroDivisionError", set()),
     "objection_is_a_reason_or_none": (MuteAssigner, "else the reason as text", set()),
     "matches_are_a_valid_assignment": (NarrowAssigner, "prior_M of shape", set()),
     "ordinary_objects_are_learned": (IdleAssigner, "nothing would be learned", set()),

@@ -70,6 +70,12 @@ class PositionalCriterion(PlainCriterion):
         super().__init__(box=box)
 
 
+class DividingCriterion(PlainCriterion):
+    def __init__(self, *, box: float = 1.0) -> None:
+        super().__init__(box=box)
+        self.share = 1 / max(box, 0)
+
+
 class RefusingCriterion(PlainCriterion):
     def objection(self, head: HeadTraits) -> str | None:
         return f"it serves no head of {head.levels} levels"
@@ -139,6 +145,7 @@ class CompleteCriterion(PlainCriterion):
 # cannot but see the same.
 WRONG: dict[str, tuple[type[Criterion], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalCriterion, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingCriterion, "box=-1.0 raises ZeroDivisionError", set()),
     "objection_is_a_reason_or_none": (RefusingCriterion, "refuses every kind of head", set()),
     "losses_are_named_finite_numbers": (OtherClassesCriterion, "with one class", set()),
     "losses_without_matches_are_finite": (CountingCriterion, "divide by a count of at least 1", set()),

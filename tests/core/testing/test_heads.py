@@ -77,6 +77,12 @@ class PositionalHead(PlainHead):
         super().__init__(inputs, num_classes, side=side)
 
 
+class DividingHead(PlainHead):
+    def __init__(self, inputs: tuple[FeatureSpec, ...], num_classes: int, *, side: float = 4.0) -> None:
+        super().__init__(inputs, num_classes, side=side)
+        self.share = 1 / max(side, 0)
+
+
 class CroppingHead(PlainHead):
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
         return super().forward([level[..., :-1] for level in levels])
@@ -98,7 +104,7 @@ class UnlimitedHead(PlainHead):
     limit = None
 
     def decode(self, maps: Sequence[Tensor]) -> Predictions:
-        self.limit = float("inf")  # type: ignore[assignment]  # clamps nothing
+        self.limit = float("inf")
         found = super().decode(maps)
         self.limit = None
         return found
@@ -163,6 +169,7 @@ class IdleHead(PlainHead):
 # cannot but see the same.
 WRONG: dict[str, tuple[type[Head], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalHead, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingHead, "side=-1.0 raises ZeroDivisionError", set()),
     "each_level_has_a_map": (CroppingHead, "keep batch, rows and columns", set()),
     "predictions_have_the_shapes_of_their_priors": (
         UnsqueezedHead,
@@ -176,7 +183,7 @@ WRONG: dict[str, tuple[type[Head], str, set[str]]] = {
     "spec_says_whether_to_suppress": (UnsuppressedHead, "['suppression'] is False", set()),
     "auxiliary_maps_come_in_training_alone": (WastefulHead, "in evaluation mode", set()),
     "auxiliary_priors_keep_their_levels": (RenumberingHead, "see Priors.on_grids", set()),
-    "grids_of_any_size_are_served": (CachingHead, "grids_of_any_size", set()),
+    "grids_of_any_size_are_served": (CachingHead, "raised RuntimeError", set()),
     "images_do_not_affect_each_other": (BatchNormalisedHead, "depends on the other images", set()),
     "copy_predicts_the_same": (UniqueHead, "of a deep copy differ", set()),
     "gradients_reach_all_parameters": (IdleHead, "no gradient reaches spare", set()),

@@ -44,6 +44,12 @@ def test_all_files_are_there_and_no_word_of_the_template_is_left(tmp_path: Path,
     assert list(tomllib.loads(files[f"src/{package}/registry.toml"].read_text())) == [kind]
 
 
+def test_every_template_is_offered() -> None:
+    folders = {path.name for path in authoring.FOLDER.iterdir() if path.is_dir()}
+
+    assert folders - {"__pycache__"} == {"common", *TEMPLATES}
+
+
 @pytest.mark.slow
 def test_every_kind_can_be_installed_and_passes_its_tests_at_once(tmp_path: Path) -> None:
     folders = [new_plugin(f"detloom-my-own-{kind}", kind, tmp_path) for kind in TEMPLATES]

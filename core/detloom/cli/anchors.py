@@ -186,7 +186,7 @@ def _as_toml(values: Mapping[str, Any], extends: str | None = None, plugins: Seq
     for level in layers.tables["head"]["anchors"]:
         lines.add_line(level)
     lines.add_line(indent="")
-    document["head"]["anchors"] = lines  # type: ignore[index] # tomlkit types what it holds as anything
+    document["head"]["anchors"] = lines
     return tomlkit.dumps(document)
 
 

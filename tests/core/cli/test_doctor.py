@@ -61,6 +61,16 @@ def test_the_kit_says_which_components_of_a_plugin_break_which_checks(tmp_path: 
     assert f"breaks {len(kit['wrong']['failures'])} of" in told.output
 
 
+def test_what_the_kit_cannot_check_is_no_failure() -> None:
+    template = Path(doctor.__file__).parents[1] / "templates" / "dataset" / "component.py"
+
+    result = invoke("--plugin", template, "--kit")
+
+    assert result.exit_code == 0
+    assert "kit: dataset 'new-component' (file component.py, sha256 " in result.output
+    assert "not checked: the kit needs an example, which the plugin's own tests have" in result.output
+
+
 def test_without_the_kit_nothing_is_checked_and_all_is_fine() -> None:
     result = invoke("--plugin", EXAMPLE)
 

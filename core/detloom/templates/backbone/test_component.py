@@ -1,4 +1,4 @@
-"""What a backbone promises: levels as its specs say, which learn, in a recipe that can be used."""
+"""The checks of detloom's kit, then levels as the specs say, in a recipe that can be used."""
 
 from pathlib import Path
 
@@ -8,6 +8,12 @@ from new_plugin import NewComponent
 
 import detloom
 from detloom.errors import RecipeError
+from detloom.testing import Check, parametrize_with_checks
+
+
+@parametrize_with_checks(NewComponent)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def test_the_recipe_can_be_used() -> None:

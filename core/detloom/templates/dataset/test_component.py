@@ -1,6 +1,8 @@
-"""What a reader promises: boxes as written, and faults that are told, not raised."""
+"""The checks of detloom's kit, then boxes as written, and faults that are told, not raised."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from new_plugin import NewComponent
@@ -9,20 +11,36 @@ from PIL import Image
 import detloom
 from detloom.data.splits import open_split
 from detloom.errors import DataError
+from detloom.testing import Check, parametrize_with_checks
 
 HEADER = "file,x_min,y_min,x_max,y_max,class\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a data set of two pictures of 32 x 16 pixels, one of them without objects."""
+def write_example(folder: Path) -> Path:
+    """Write a data set of two pictures of 32 x 16 pixels, one of them without objects."""
     for name in ("a.png", "b.png"):
-        Image.new("RGB", (32, 16)).save(tmp_path / name)
-    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
-    (tmp_path / "train.csv").write_text(
+        Image.new("RGB", (32, 16)).save(folder / name)
+    (folder / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    (folder / "train.csv").write_text(
         f"{HEADER}a.png,1,2,11,12,dog\na.png,0,0,32,16,cat\nb.png,,,,,\n", encoding="utf-8"
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_example(tmp_path)
+
+
+@cache
+def example() -> Path:
+    """Return the same data set for every check."""
+    return write_example(Path(mkdtemp()))
+
+
+@parametrize_with_checks(NewComponent, example=example)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def test_the_recipe_can_be_used() -> None:

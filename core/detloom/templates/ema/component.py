@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from detloom import hookimpl
-from detloom.errors import RecipeError
+from detloom.errors import PluginError, RecipeError
 from detloom.interfaces import Ema
 
 __all__ = ["NewComponent", "register_components"]
@@ -40,9 +40,20 @@ class NewComponent(Ema):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after an optimiser step, counted from 1; counters are copied."""
-        live = model.state_dict()
-        for name, average in self.averaged.state_dict().items():
+        """Take in the weights after an optimiser step, counted from 1; counters are copied.
+
+        Raises:
+            PluginError: The model no longer has the entries of the average.
+        """
+        averages, live = self.averaged.state_dict(), model.state_dict()
+        shapes, live_shapes = ({name: entry.shape for name, entry in each.items()} for each in (averages, live))
+        if shapes != live_shapes:
+            other = sorted({name for name, _ in shapes.items() ^ live_shapes.items()})
+            raise PluginError(
+                f"the model's entries are not those of its average: {', '.join(other[:5])}; "
+                "make a new average when the model changes"
+            )
+        for name, average in averages.items():
             if average.is_floating_point():
                 average.lerp_(live[name].to(average), 1 - self.decay_at(step))
             else:

@@ -1,4 +1,4 @@
-"""What an average promises: a copy that follows the model, entry by entry."""
+"""The checks of detloom's kit, then the average by hand."""
 
 from pathlib import Path
 
@@ -9,6 +9,12 @@ from torch import nn
 
 import detloom
 from detloom.errors import RecipeError
+from detloom.testing import Check, parametrize_with_checks
+
+
+@parametrize_with_checks(NewComponent)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def test_the_recipe_can_be_used() -> None:

@@ -1,4 +1,4 @@
-"""What a neck promises: levels as its specs say, which see the coarse ones, in a recipe that can be used."""
+"""The checks of detloom's kit, then levels as the specs say, which see the coarse ones."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from new_plugin import NewComponent
 import detloom
 from detloom.errors import RecipeError
 from detloom.structures import FeatureSpec
+from detloom.testing import Check, parametrize_with_checks
 
 INPUTS = (FeatureSpec(8, 8), FeatureSpec(16, 16), FeatureSpec(24, 32))
 
@@ -16,6 +17,11 @@ INPUTS = (FeatureSpec(8, 8), FeatureSpec(16, 16), FeatureSpec(24, 32))
 def levels() -> list[torch.Tensor]:
     """Return levels of a picture of 64 x 96 pixels."""
     return [torch.rand(2, spec.channels, 64 // spec.stride, 96 // spec.stride) for spec in INPUTS]
+
+
+@parametrize_with_checks(NewComponent)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def test_the_recipe_can_be_used() -> None:

@@ -1,4 +1,4 @@
-"""What a pass promises: a plan that changes nothing, a fold that is equal, and no second one."""
+"""The checks of detloom's kit, then what is merged, and what not."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import nn
 
 import detloom
 from detloom.reparam import fold
+from detloom.testing import Check, parametrize_with_checks
 
 
 def model(*, bias: bool = True) -> nn.Sequential:
@@ -16,6 +17,11 @@ def model(*, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 1, bias=bias), nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.Conv2d(6, 2, 1)
     )
+
+
+@parametrize_with_checks(NewComponent, example=model)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def test_the_recipe_can_be_used() -> None:

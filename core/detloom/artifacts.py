@@ -20,7 +20,7 @@ from detloom.assembly import assemble, build
 from detloom.building import components_of, without_initial_weights
 from detloom.catalogue import RECIPE
 from detloom.detector import Detector
-from detloom.durable import read_tensors, write_tensors
+from detloom.durable import not_finite, read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
 from detloom.recipe import USE, Recipe
@@ -124,7 +124,7 @@ def read_artifact(path: Path | str) -> Artifact:
     """Return what an artifact holds.
 
     Raises:
-        ArtifactError: There is none, or it is broken, or of another kind.
+        ArtifactError: There is none, or it is broken, or of another kind, or holds infinite numbers or NaN.
     """
     path = Path(path)
     if path.is_dir():
@@ -160,6 +160,11 @@ def read_artifact(path: Path | str) -> Artifact:
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: components and extra must be tables")
     if not isinstance(folded, list) or not all(isinstance(each, str) or _names_a_pass(each) for each in folded):
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: folded must be an array of passes")
+    if broken := not_finite(tensors):
+        raise ArtifactError(
+            f"{path}: {_some(broken)} hold infinite numbers or NaN, and weights must be finite; take an earlier "
+            "artifact of the same run, or train again with a lower [train] learning_rate"
+        )
     return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
 
 

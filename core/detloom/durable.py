@@ -15,6 +15,7 @@ from detloom.errors import ArtifactError
 __all__ = [
     "MOST_TENSORS",
     "UNFINISHED",
+    "not_finite",
     "read_tensors",
     "remove_leftovers",
     "write_tensors",
@@ -100,6 +101,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtifactError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path}: this is no whole safetensors file: {error}") from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that hold infinite numbers or NaN."""
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detloom.durable import MOST_TENSORS, read_tensors
+from detloom.durable import MOST_TENSORS, not_finite, read_tensors
 from detloom.errors import ArtifactError
 from detloom.inert import STORAGES, Inert, Name, TensorRef
 from detloom.torch_files import TorchFile
@@ -88,8 +88,7 @@ def read_checkpoint(path: Path | str) -> ForeignCheckpoint:
         raise ArtifactError(
             f"{path}: the file has tensors of {', '.join(sorted(odd))}, which are not read; save it again in float32"
         )
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
+    if broken := not_finite(tensors):
         raise ArtifactError(
             f"{path}: {listed(broken)} hold infinite numbers or NaN; half precision may have been too small for "
             "them: export the checkpoint again in float32"

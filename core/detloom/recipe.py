@@ -159,8 +159,21 @@ def resolve_recipe(
     """Return a resolved recipe, and every complaint about its names and structure.
 
     Raises:
-        RecipeError: A file is missing or is no TOML, or an override cannot be written in it.
+        RecipeError: A file is missing or is no TOML, or an override cannot be written in it, or one is given
+            something else altogether.
     """
+    if not isinstance(source, str | Path | Recipe):
+        raise RecipeError(
+            f"recipe: {source!r} names none; give a bundled name, as 'yolov7-tiny', the path of a .toml file, or a "
+            "Recipe. `detloom list recipe` shows the bundled ones."
+        )
+    if overrides is not None and not (
+        isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)
+    ):
+        raise RecipeError(
+            f"{OVERRIDE}: {overrides!r} is no table of values by dotted key; write "
+            '{"head.num_classes": 3, "assigner.use": "atss"}'
+        )
     recipe = source if isinstance(source, Recipe) else _read(source, shop)
     if overrides:
         recipe = recipe.with_overrides(overrides)

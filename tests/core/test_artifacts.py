@@ -94,6 +94,19 @@ def test_weights_of_other_class_count_are_refused(artifact: Path, tmp_path: Path
         load_artifact(path)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused_by_name(artifact: Path, tmp_path: Path, wrong: float) -> None:
+    tensors, metadata = read_tensors(artifact)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    tensors[name][0] = wrong
+    write_tensors(tmp_path / "broken.safetensors", tensors, metadata)
+
+    # Evaluation, prediction and folding load it; a training that starts from it reads it.
+    for take in (load_artifact, read_artifact):
+        with pytest.raises(ArtifactError, match=rf"broken\.safetensors: {name} hold infinite numbers or NaN"):
+            take(tmp_path / "broken.safetensors")
+
+
 @pytest.mark.parametrize(
     ("metadata", "complaint"),
     [

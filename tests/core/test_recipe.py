@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,3 +210,15 @@ def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:
 def test_misplaced_key_is_told_where_it_belongs(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path, "mine", text))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["yolov7-tiny"], {"head": {}}])
+def test_what_names_no_recipe_is_refused(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe: .* names none; give a bundled name, as 'yolov7-tiny', the path"):
+        load_recipe(wrong)
+
+
+@pytest.mark.parametrize("wrong", [["head.num_classes=3"], [], 3, "head.num_classes=3", {3: 1}])
+def test_overrides_that_are_no_table_are_refused(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match=r'^overrides: .* is no table of values by dotted key; write \{"head'):
+        load_recipe("yolov7-tiny", wrong)

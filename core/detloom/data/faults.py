@@ -15,7 +15,7 @@ from detloom.data.reading import read_picture, stored_and_seen_size
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
-__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "refuse_faults"]
+__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "listed_faults", "refuse_faults"]
 
 TOLERANCE = 1.0
 """Pixels by which a box may reach beyond its picture and be clipped without a word."""
@@ -177,17 +177,22 @@ def refuse_faults(parts: Iterable[Annotations], *, skip_bad: bool) -> int:
     faults = [fault for part in parts for fault in part.faults if fault.is_left_out]
     if not faults or skip_bad:
         return len(faults)
-    lines = [f"  {_shown(fault)}" for fault in faults[:NUM_SHOWN]]
-    if len(faults) > NUM_SHOWN:
-        lines.append(f"  ... and {len(faults) - NUM_SHOWN} more")
     sources = ", ".join(
         dict.fromkeys(str(part.source) for part in parts if any(fault.is_left_out for fault in part.faults))
     )
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise DataError(
-        "\n".join((f"{sources}: {count} in the data:", *lines))
-        + "\n  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
+        f"{sources}: {listed_faults(faults)}\n"
+        "  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
     )
+
+
+def listed_faults(faults: Sequence[Fault]) -> str:
+    """Return ``"2 faults in the data:"`` and the first of them, one a line."""
+    lines = [f"  {_shown(fault)}" for fault in faults[:NUM_SHOWN]]
+    if len(faults) > NUM_SHOWN:
+        lines.append(f"  ... and {len(faults) - NUM_SHOWN} more")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n".join((f"{count} in the data:", *lines))
 
 
 def counted_faults(faults: Iterable[Fault]) -> str:

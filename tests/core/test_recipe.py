@@ -84,7 +84,7 @@ def test_all_mistakes_in_names_and_structure_come_together(tmp_path: Path) -> No
         "[assigner]: no assigner is called 'atts'. Did you mean 'atss'?",
         "[asigner]: no section is called 'asigner'. Did you mean 'assigner'?",
         "[train]: no setting is called 'epoch'. Did you mean 'epochs'?",
-        "[train]: 'batch' is \"four\": input should be a valid integer",
+        "[train]: 'batch' is \"four\": it must be a whole number of at least 1",
         "[head]: `use` must name a head; known heads: ",
         "[head]: 'num_classes' is 0: it must be a whole number of at least 1",
         "no reparam is called 'fuse-bm'. Did you mean 'fuse-bn'?",

@@ -75,6 +75,7 @@ def assemble(
         for kind, objection in (
             (Kind.ASSIGNER, assigner.objection(head.traits) or _doubled(head, assigner)),
             (Kind.CRITERION, criterion.objection(head.traits)),
+            (Kind.ANCHORS, _anchorless(recipe, head)),
         )
         if objection
     ]
@@ -214,6 +215,12 @@ def _doubled(head: Head, assigner: Assigner) -> str | None:
     if not head.traits.one_to_one or assigner.one_to_one:
         return None
     return "it gives a target several priors, but what this head finds is not suppressed: take a one-to-one assigner"
+
+
+def _anchorless(recipe: Recipe, head: Head) -> str | None:
+    if Kind.ANCHORS not in recipe.tables or head.traits.anchors:
+        return None
+    return "it has no anchors to search; leave [anchors] out"
 
 
 def _table(recipe: Recipe, section: str) -> Mapping[str, Any]:

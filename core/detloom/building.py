@@ -7,7 +7,7 @@ with ``use``; a wrapper around any assigner needs no more than that.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from detloom.errors import RecipeError, with_article
+from detloom.errors import RecipeError, plural, with_article
 from detloom.kinds import Kind
 from detloom.recipe import ASSEMBLER_SETTINGS, USE, Recipe
 from detloom.settings import initial_weights, nested_components, settings_model, validated
@@ -57,7 +57,8 @@ def settings_complaints(kind: Kind, table: Mapping[str, Any], where: Callable[[s
     """
     name = table.get(USE)
     if not isinstance(name, str):
-        return [f"{where(USE)}: `use` must name {with_article(kind)}; known {kind}s: {', '.join(shop.names(kind))}"]
+        known = ", ".join(shop.names(kind))
+        return [f"{where(USE)}: `use` must name {with_article(kind)}; known {plural(kind)}: {known}"]
     try:
         cls = shop.component(kind, name, where=where(USE))
     except RecipeError as error:

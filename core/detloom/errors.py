@@ -21,6 +21,7 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "TrainingError",
+    "plural",
     "suggest",
     "with_article",
 ]
@@ -50,8 +51,15 @@ class TrainingError(DetloomError):
     """A run that cannot go on."""
 
 
+def plural(noun: str) -> str:
+    """Return ``"heads"``; a noun that ends in ``s``, as ``"anchors"`` does, is one already."""
+    return noun if noun.endswith("s") else f"{noun}s"
+
+
 def with_article(noun: str) -> str:
-    """Return ``"an assigner"`` or ``"a head"``."""
+    """Return ``"an assigner"`` or ``"a head"``, and a plural as it is."""
+    if noun == plural(noun):
+        return noun
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 

@@ -4,7 +4,7 @@ What the assembler supplies comes first and positional; settings are keyword-onl
 defaults. The constructors cannot be declared abstractly because each component has its own
 settings; they are stated in the docstrings and held by the conformance kit.
 
-Shape letters: see ``structures``.
+Shape letters: see ``structures``; N boxes, A anchors.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from detloom.decode_spec import DecodeSpec
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from detloom.recipe import Recipe
 
 __all__ = [
+    "AnchorSearch",
     "Assigner",
     "Backbone",
     "Criterion",
@@ -82,6 +84,9 @@ class Neck(nn.Module, ABC):
 
 class Head(nn.Module, ABC):
     """Levels to predictions: ``__init__(inputs: Sequence[FeatureSpec], num_classes, *, settings)``.
+
+    A head whose traits have ``anchors`` takes them as a setting of that name: a list for each lead level, finest
+    first, of ``[width, height]`` in pixels of the network's input. Others are searched, and set, by that name.
 
     Attributes:
         num_classes: As given.
@@ -217,6 +222,33 @@ class Ema(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - an average that has no more state has nothing to do
         """Take up what ``state_dict`` returned; tensors come on the CPU, tuples as lists."""
+
+
+class AnchorSearch(ABC):
+    """Sizes of anchors from the sizes of boxes: ``__init__(*, settings)``.
+
+    Widths and heights are in pixels of the network's input.
+
+    Attributes:
+        threshold: An anchor can learn a box if neither of its sides is this many times larger or smaller.
+        min_recall: Training looks for other anchors where less than this share of boxes has one that can learn it.
+    """
+
+    threshold: float
+    min_recall: float
+
+    @abstractmethod
+    def search(self, sizes_N2: Tensor, current_A2: Tensor, generator: torch.Generator) -> Tensor:
+        """Return as many anchors as there are at present, ``[A, 2]``, by growing area.
+
+        The same generator, in the same state, gives the same anchors. The core deals them to the levels, the
+        smallest to the finest, and takes them only where they serve better.
+
+        Args:
+            sizes_N2: Of boxes, at least as many as anchors; all of them above 0.
+            current_A2: The head's present anchors, finest level first.
+            generator: The only source of randomness.
+        """
 
 
 class Dataset(ABC):

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     CRITERION = "criterion"
     REPARAM = "reparam"
     EMA = "ema"
+    ANCHORS = "anchors"
     DATASET = "dataset"
     EVALUATOR = "evaluator"
     OBSERVER = "observer"

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, suggest, with_article
+from detloom.errors import RecipeError, plural, suggest, with_article
 from detloom.kinds import Kind
 from detloom.settings import validated
 from detloom.workshop import Workshop, workshop
@@ -368,7 +368,8 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
         wrong = shop.complaint(kind, name)
         found = [f"{where(USE)}: {wrong}"] if wrong else []
     else:
-        found = [f"{where(USE)}: `use` must name {with_article(kind)}; known {kind}s: {', '.join(shop.names(kind))}"]
+        known = ", ".join(shop.names(kind))
+        found = [f"{where(USE)}: `use` must name {with_article(kind)}; known {plural(kind)}: {known}"]
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):

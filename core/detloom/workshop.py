@@ -18,7 +18,7 @@ from typing import Any
 import pluggy
 
 from detloom.catalogue import RECIPE, Row, bundled_rows, read_catalogue
-from detloom.errors import DetloomError, PluginError, RecipeError, suggest
+from detloom.errors import DetloomError, PluginError, RecipeError, plural, suggest
 from detloom.hookspecs import PROJECT, PluginHooks
 from detloom.kinds import Kind
 
@@ -305,8 +305,9 @@ class Workshop:
                 "registry.toml and `register_components` must agree"
             )
         else:
-            first = f"no {kind} is called '{name}'.{self._described_as(kind, name) or suggest(name, known)}"
-        lines = [first, f"  known {kind}s: {', '.join(known)}     `detloom list {kind}` describes them."]
+            verb = "are" if kind == plural(kind) else "is"
+            first = f"no {kind} {verb} called '{name}'.{self._described_as(kind, name) or suggest(name, known)}"
+        lines = [first, f"  known {plural(kind)}: {', '.join(known)}     `detloom list {kind}` describes them."]
         lines += [f"  {fault}" for fault in faults.values()]
         off = [point.name for point in self._entry_points if point.name in self._disabled]
         if off:
@@ -337,6 +338,7 @@ def contracts() -> dict[Kind, type[Any]]:
         Kind.CRITERION: interfaces.Criterion,
         Kind.REPARAM: interfaces.ReparamPass,
         Kind.EMA: interfaces.Ema,
+        Kind.ANCHORS: interfaces.AnchorSearch,
         Kind.DATASET: interfaces.Dataset,
         Kind.EVALUATOR: interfaces.Evaluator,
         Kind.OBSERVER: interfaces.Observer,

@@ -14,6 +14,7 @@ from detloom.errors import DetloomError, suggest
 __all__ = ["cli", "main"]
 
 VERBS = {
+    "anchors": "Search anchors for a data set, and write a recipe with them.",
     "assign": "Draw which priors assigners take for the objects of a picture.",
     "check": "Report all mistakes of a recipe, and its parameters and operations.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",

@@ -16,6 +16,7 @@ from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.data.splits import open_splits
 from detloom.detector import Detector
+from detloom.engine.anchoring import other_anchors, with_fitting_anchors
 from detloom.engine.loop import Training
 from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
@@ -65,13 +66,14 @@ def fit(
     train, val = open_splits(data, loaded.data, loaded.tables.get(Kind.DATASET), seed=settings.seed)
     refuse_faults((train, val), skip_bad=loaded.data.skip_bad)
     accelerator = open_accelerator(settings)
+    view = open_view(is_shown=progress and accelerator.is_main_process)
+    loaded = with_fitting_anchors(loaded, train, out, resume=resume, view=view)
     followers = (*_observers(loaded), *observers)
     evaluate = _evaluation(loaded, val)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         detector = assemble(loaded, names=train.names)
         loader = _loader(loaded, detector, train, accelerator)
-        view = open_view(is_shown=progress and accelerator.is_main_process)
         if notice := counted_faults((*train.faults, *val.faults)):
             view.said(f"{data}: {notice}; `detloom check --data` lists them")
         if not (resume and has_state(out)):
@@ -189,4 +191,7 @@ def _report(run: Run, detector: Detector, val: Annotations) -> None:
 def _start_from(detector: Detector, recipe: Recipe, view: RunView) -> None:
     source = recipe.train.init_from
     if source is not None:
-        view.said(f"{source}: {transfer_(detector, read_artifact(source))}")
+        artifact = read_artifact(source)
+        view.said(f"{source}: {transfer_(detector, artifact)}")
+        if differs := other_anchors(recipe, artifact.recipe):
+            view.said(f"{source}: {differs}")

@@ -22,6 +22,7 @@ from detloom.engine.settings import PredictSettings, TrainSettings
 from detloom.errors import RecipeError, plural, suggest, with_article
 from detloom.kinds import Kind
 from detloom.settings import validated
+from detloom.wording import shown
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override", "resolve_recipe"]
@@ -205,7 +206,7 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         tables = _parsed(_text(at), str(at))
         parent = tables.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
-            raise RecipeError(f"{at}: `extends` must be one name or path, got {parent!r}")
+            raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
         layers.append((_label(at, shop), tables))
         at = None if parent is None else _path_of(parent, shop, at)
     merged: dict[str, Any] = {}
@@ -335,7 +336,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
                 f"{where}: no section is called '{section}'.{_section_hint(section)}\n  sections: {', '.join(SECTIONS)}"
             )
         elif not isinstance(table, Mapping):
-            found.append(f"{where}: '{section}' must be a table, got {table!r}")
+            found.append(f"{where}: '{section}' must be a table, got {shown(table)}")
         elif section in PLAIN_SECTIONS:
             found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
@@ -347,7 +348,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
             wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in observers}
             found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
-                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
+                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {shown(value)}"
                 for name, value in observers.items()
                 if not isinstance(value, Mapping)
             ]
@@ -373,7 +374,7 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):
-            found.append(f"{where(key)}: '{key}' is {value!r}: it must be a whole number of at least 1")
+            found.append(f"{where(key)}: '{key}' is {shown(value)}: it must be a whole number of at least 1")
     return found
 
 
@@ -386,7 +387,7 @@ def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> li
     for each in passes:
         name = each.get(USE) if isinstance(each, Mapping) else each
         if not isinstance(name, str):
-            found.append(f"{where}: {each!r} names no pass; write a name, or a table with `use` and settings")
+            found.append(f"{where}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
             continue
         wrong = shop.complaint(Kind.REPARAM, name)
         if wrong:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from detloom.errors import suggest
 from detloom.kinds import Kind
-from detloom.wording import field_hint, in_words, members_hint, without_article
+from detloom.wording import field_hint, in_words, members_hint, shown, without_article
 from detloom.workshop import contracts
 
 __all__ = [
@@ -150,7 +150,7 @@ def _misfit(kind: str, place: tuple[str | int, ...], table: Mapping[str, Any], f
     if is_missing:
         return f"'{name}' is missing and has no default; set it"
     finite = ", and finite" if kind == "finite_number" else ""
-    return f"'{name}' is {_shown(value)}: it must be {in_words(hint)}{finite}"
+    return f"'{name}' is {shown(value)}: it must be {in_words(hint)}{finite}"
 
 
 def _has(value: Mapping[str, Any] | list[Any], key: str | int) -> bool:
@@ -173,9 +173,3 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 def _plain(value: object) -> object:
     # Numbers and arrays of numpy and torch are as good as Python's own.
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    longest = 60
-    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from detloom.errors import with_article
 from detloom.kinds import Kind
 
-__all__ = ["choices", "field_hint", "in_words", "members_hint", "without_article"]
+__all__ = ["choices", "field_hint", "in_words", "members_hint", "shown", "without_article"]
 
 # Of one, and of several in an array.
 WORDS: dict[Any, tuple[str, str]] = {
@@ -27,6 +27,8 @@ WORDS: dict[Any, tuple[str, str]] = {
     Mapping: ("a table", "tables"),
     Any: ("anything", "anything"),
 }
+
+LONGEST = 60
 
 LIMITS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
 
@@ -71,6 +73,12 @@ def members_hint(hint: Any, key: str | int) -> Any | None:
 def without_article(text: str) -> str:
     """Return ``"whole number"`` for ``"a whole number"``, in each form that is named."""
     return ", or ".join(form.removeprefix("an ").removeprefix("a ") for form in text.split(", or "))
+
+
+def shown(value: object) -> str:
+    """Return a value as a recipe writes it: ``true``, ``"atss"``, ``[640, 640]``; a long one is cut."""
+    text = _quoted(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _words(hint: Any, kinds: Mapping[Any, Kind], *, plural: bool) -> str:

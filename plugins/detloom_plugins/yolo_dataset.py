@@ -18,6 +18,7 @@ from detloom.data.records import Annotations, Fault
 from detloom.errors import DataError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
+from detloom.wording import shown
 
 __all__ = ["YoloDataset"]
 
@@ -110,15 +111,17 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("names")
+    if names is None:
+        raise DataError(f"{file}: 'names' is missing; list the classes, such as names: [cat, dog].")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise DataError(f"{file}: the keys of names must be 0, 1, ... without gaps, but are {list(names)[:20]}.")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{file}: names must list the classes, such as names: [cat, dog], but is {names!r}.")
+        raise DataError(f"{file}: 'names' is {shown(names)}: it must be an array of text, such as names: [cat, dog].")
     count = content.get("nc", len(names))
     if count != len(names):
-        raise DataError(f"{file}: nc is {count!r}, but names has {len(names)} classes. Correct one of them.")
+        raise DataError(f"{file}: 'nc' is {shown(count)}, but names has {len(names)} classes. Correct one of them.")
     return tuple(str(name) for name in names)
 
 
@@ -128,9 +131,10 @@ def _pictures(file: Path, content: dict[str, Any], split: str) -> list[Path]:
         places = [places]
     if not isinstance(places, list) or not places or not all(isinstance(place, str) for place in places):
         known = ", ".join(key for key in ("train", "val", "test") if key in content) or "none"
+        found = "missing" if content.get(split) is None else shown(content[split])
         raise DataError(
-            f"{file}: '{split}' must say where the pictures of the split are, but is {content.get(split)!r}. "
-            f"Splits there: {known}."
+            f"{file}: '{split}' is {found}: it must say where the pictures of the "
+            f"split are, as {split}: images/{split}. Splits there: {known}."
         )
     base = file.parent / str(content.get("path") or ".")
     pictures = sorted({picture for place in places for picture in _listed(file, base, place)})

@@ -190,6 +190,18 @@ def test_observer_that_is_no_table_is_refused() -> None:
         load_recipe("yolov7-tiny", {"observers.csv": 3})
 
 
+def test_values_in_complaints_about_structure_are_written_as_in_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "odd", 'train = true\n[head]\nnum_classes = "three"\n[reparam]\npasses = [false]\n')
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+
+    message = str(caught.value)
+    assert "'train' must be a table, got true" in message
+    assert "'num_classes' is \"three\": it must be" in message
+    assert "false names no pass" in message
+
+
 def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:
     path = write(tmp_path, "mine", 'extends = "mine.toml"\n')
 

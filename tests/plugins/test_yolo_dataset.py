@@ -107,10 +107,12 @@ def test_names_may_be_a_list_or_a_mapping(tmp_path: Path, names: str) -> None:
 @pytest.mark.parametrize(
     ("yaml", "match"),
     [
-        ("train: images/train\n", "names must list the classes"),
+        ("train: images/train\n", "'names' is missing; list the classes"),
+        ("train: images/train\nnames: true\n", "'names' is true: it must be an array of text"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "without gaps"),
-        ("train: images/train\nnames: [cat]\nnc: 2\n", "nc is 2, but names has 1"),
-        ("names: [cat]\nval: images/val\n", r"'train' must say where.*Splits there: val"),
+        ("train: images/train\nnames: [cat]\nnc: 2\n", "'nc' is 2, but names has 1"),
+        ("names: [cat]\nval: images/val\n", r"'train' is missing: it must say where.*Splits there: val"),
+        ("names: [cat]\ntrain: [1, true]\n", r"'train' is \[1, true\]: it must say where"),
         ("train: images/nowhere\nnames: [cat]\n", "neither a folder nor a list"),
         ("train: images/val\nnames: [cat]\n", "no pictures in images/val"),
         ("train: [\n", "is no YAML"),

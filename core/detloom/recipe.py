@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, plural, suggest, with_article
+from detloom.errors import RecipeError, plural, reason, suggest, with_article
 from detloom.kinds import Kind
 from detloom.settings import validated
 from detloom.wording import shown
@@ -240,7 +240,7 @@ def _text(path: Path) -> str:
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the recipe cannot be read: {error}") from error
+        raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from detloom.data.faults import RecordBuilder, as_number
 from detloom.data.records import Annotations, Fault
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
 
@@ -186,7 +186,7 @@ def _load(file: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: is no JSON ({error}). Was it copied completely?") from error
     if not isinstance(content, dict):

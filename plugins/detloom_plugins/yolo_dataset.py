@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from detloom.data.faults import RecordBuilder, as_number
 from detloom.data.reading import SUFFIXES, picture_size
 from detloom.data.records import Annotations, Fault
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
 from detloom.wording import shown
@@ -101,7 +101,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: is no YAML: {error}") from error
     if not isinstance(content, dict):
@@ -154,7 +154,7 @@ def _listed(file: Path, base: Path, place: str) -> Iterator[Path]:
         try:
             lines = found.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{found}: the list of pictures cannot be read ({error}).") from error
+            raise DataError(f"{found}: the list of pictures cannot be read ({reason(error)}).") from error
         # A leading ./ means the folder of the list.
         yield from (
             found.parent / line if line.startswith("./") else base / line for line in map(str.strip, lines) if line
@@ -168,7 +168,7 @@ def _size_or_fault(picture: Path) -> tuple[int, int] | Fault:
     try:
         return picture_size(picture)
     except DataError as error:
-        return Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0])
+        return Fault(str(picture), "", error.what.removeprefix(f"{picture}: "))
 
 
 def _builder(picture: Path, size: tuple[int, int] | Fault, position: int, faults: list[Fault]) -> RecordBuilder | None:
@@ -185,7 +185,7 @@ def _add_rows(builder: RecordBuilder, num_classes: int, faults: list[Fault]) -> 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(Fault(builder.file, "", f"cannot be read ({error})"))
+        faults.append(Fault(builder.file, "", f"cannot be read ({reason(error)})"))
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():

@@ -94,7 +94,7 @@ def test_a_broken_picture_is_listed(tmp_path: Path) -> None:
     annotations = dataset.read("train")
 
     assert len(annotations.images) == 2
-    assert "cannot be read as a picture" in annotations.faults[0].what
+    assert annotations.faults[0].what == "cannot be read as a picture (its content is of no known format)"
 
 
 @pytest.mark.parametrize("names", ["names: {0: cat, 1: dog}", "names:\n  0: cat\n  1: dog", "nc: 2\nnames: [cat, dog]"])

@@ -218,7 +218,5 @@ def _checked(record: ImageRecord, *, decode: bool) -> ImageRecord | Fault:
         if decode:
             read_picture(record.path, size=(record.height, record.width))
     except DataError as error:
-        # The advice for a single picture is not for a table.
-        text = str(error).removeprefix(f"{record.path}: ").split(". ")[0]
-        return Fault(str(record.path), "", text)
+        return Fault(str(record.path), "", error.what.removeprefix(f"{record.path}: "))
     return record

@@ -150,8 +150,12 @@ def test_broken_files_are_named_together_after_the_others(detector: Detector, tm
     seen: list[str | None] = []
     sources = [tmp_path / name for name in ("bad.png", "worse.jpg", "broken.mp4", "good.png")]
 
-    with pytest.raises(DataError, match=r"3 sources cannot be read(.|\n)*bad\.png(.|\n)*worse\.jpg(.|\n)*broken\.mp4"):
+    with pytest.raises(
+        DataError, match=r"3 sources cannot be read(.|\n)*bad\.png(.|\n)*worse\.jpg(.|\n)*broken\.mp4"
+    ) as caught:
         seen.extend(found.source for _, found in stream(detector, sources, image_size=64))
+
+    assert str(caught.value).count("skip") == 1, "the advice is for all of them"
 
     assert seen == [str(tmp_path / "good.png")]
 

@@ -144,6 +144,17 @@ def test_doctor_imports_everything() -> None:
     assert {"torch", "opencv-python-headless", "pillow", "hotcoco"} <= json.loads(result.stdout)["versions"].keys()
 
 
+def test_doctor_reports_everything_before_it_complains_of_a_misspelt_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETLOOM_DISABLE_PLUGINS", "no-such-plugin")
+
+    text, data = run("doctor"), run("doctor", "--json")
+
+    assert text.exit_code == data.exit_code == 2
+    assert "components imported" in text.stdout
+    assert "DETLOOM_DISABLE_PLUGINS: no plugin is installed under the name 'no-such-plugin'" in text.stderr
+    assert "no-such-plugin" in json.loads(data.stdout)["misfits"][0]
+
+
 def test_completion_offers_verbs_and_recipes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "detloom"],

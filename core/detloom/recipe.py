@@ -340,7 +340,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
         elif section in PLAIN_SECTIONS:
             found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
-            found += _pass_complaints(table, shop, where)
+            found += _pass_complaints(table, shop, partial(recipe.where, section))
         elif section == OBSERVERS:
             if USE in table:
                 found.append(f"{where}: observers have no `use`; each has a table of its own, as [observers.csv]")
@@ -378,18 +378,19 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
     return found
 
 
-def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
     unknown = [key for key in table if key != PASSES]
-    found = [f"{where}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    found = [f"{where(key)}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    place = where(PASSES)
     passes = table.get(PASSES, [])
     if not isinstance(passes, list):
-        return [*found, f"{where}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
+        return [*found, f"{place}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
     for each in passes:
         name = each.get(USE) if isinstance(each, Mapping) else each
         if not isinstance(name, str):
-            found.append(f"{where}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
+            found.append(f"{place}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
             continue
         wrong = shop.complaint(Kind.REPARAM, name)
         if wrong:
-            found.append(f"{where}: {wrong}")
+            found.append(f"{place}: {wrong}")
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from detloom.assembly import check
 from detloom.errors import RecipeError
 from detloom.recipe import load_recipe, parse_override
 
@@ -34,6 +35,17 @@ def test_same_use_merges_key_by_key(tmp_path: Path) -> None:
     assert recipe.tables["assigner"] == {"use": "yolov7", "candidates": 20, "reach": 0.5}
     assert recipe.origins["assigner.candidates"] == str(child)
     assert recipe.origins["assigner.reach"] == str(tmp_path / "base.toml")
+
+
+@pytest.mark.parametrize("passes", ["['fuse-bm']", "[3]", "'fuse-bn'", "[{ use = 'fuse-bn', x = 1 }]"])
+def test_mistake_in_an_array_of_passes_names_the_file_that_set_it(tmp_path: Path, passes: str) -> None:
+    child = write(tmp_path, "child", f'extends = "yolov7-tiny"\n[reparam]\npasses = {passes}\n')
+
+    with pytest.raises(RecipeError) as caught:
+        check(child)
+
+    assert f"{child} [reparam]: " in str(caught.value)
+    assert " + " not in str(caught.value)
 
 
 def test_arrays_are_replaced_whole(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def _builder(
         try:
             height, width = picture_size(picture)
         except DataError as error:
-            faults.append(Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0]))
+            faults.append(Fault(str(picture), "", error.what.removeprefix(f"{picture}: ")))
             return None
         return RecordBuilder(picture, position, height, width, file, faults)
     sides = as_number(_text(size, "height")), as_number(_text(size, "width"))

@@ -25,7 +25,7 @@ from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
 from detloom.recipe import USE, Recipe
 from detloom.reparam import fold
-from detloom.workshop import Workshop, workshop
+from detloom.workshop import DISABLE_VARIABLE, NO_DISTRIBUTION, Workshop, workshop
 
 __all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artifact", "transfer_"]
 
@@ -183,17 +183,15 @@ def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector
             detector = fold(detector, passes)[0]
             detector.passes = ()
     except (RecipeError, PluginError) as error:
-        made_with = "\n".join(f"    {name}: {where}" for name, where in sorted(artifact.components.items()))
         raise ArtifactError(
-            f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
-            f"  Install what it was made with:\n{made_with}"
+            f"{artifact.path}: the detector of this artifact cannot be assembled here: "
+            + (_missing(artifact.components, shop or workshop()) or f"\n{error}\n  {_made_with(artifact)}")
         ) from error
     fit = _fit(detector.state_dict(), artifact.tensors)
     if fit.missing or fit.reshaped or fit.unused:
         raise ArtifactError(
             f"{artifact.path}: the weights do not fit the recipe they come with: {fit}\n"
-            "  Was it written by another version of a plugin? It was made with: "
-            f"{', '.join(sorted(set(artifact.components.values())))}"
+            f"  Was it written by another version of a plugin? {_made_with(artifact)}"
         )
     detector.load_state_dict(dict(artifact.tensors))
     return detector.eval()
@@ -232,6 +230,31 @@ def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
         name = entry if isinstance(entry, str) else entry["use"]
         found[f"{Kind.REPARAM}.{name}"] = shop.provider(Kind.REPARAM, name)
     return found
+
+
+def _missing(components: Mapping[str, str], shop: Workshop) -> str:
+    """Return which components are not here, where they came from, what to install, and which plugins are left out."""
+    lines, wanted = ["it has components that are not here"], set()
+    for key, distribution in sorted(components.items()):
+        kind, _, name = key.partition(".")
+        if kind in tuple(Kind) and shop.complaint(kind, name) is not None:
+            lines.append(f"  the {kind} '{name}', which came with {distribution}")
+            wanted.add(distribution)
+    if not wanted:
+        return ""
+    pinned = sorted(each.replace(" ", "==") for each in wanted if each != NO_DISTRIBUTION)
+    if pinned:
+        lines.append(f"  Install: pip install {' '.join(pinned)}")
+    if NO_DISTRIBUTION in wanted:
+        lines.append("  What came with no distribution is code of its author's own; ask where it is.")
+    off = [plugin.name for plugin in shop.plugins() if plugin.is_disabled]
+    lines += [f"  {plugin.fault}" for plugin in shop.plugins() if plugin.fault]
+    lines += [f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}"] if off else []
+    return "\n".join(lines)
+
+
+def _made_with(artifact: Artifact) -> str:
+    return f"It was made with: {', '.join(sorted(set(artifact.components.values())))}"
 
 
 def _pass_table(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:

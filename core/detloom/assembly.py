@@ -188,7 +188,8 @@ class _Slots:
             if isinstance(recipe.tables.get(kind), Mapping):
                 complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
         for each in self._passes():
-            complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
+            where = recipe.where(Kind.REPARAM, PASSES)
+            complaints += settings_complaints(Kind.REPARAM, each, lambda _key, where=where: where, shop)  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
         for name, table in _table(recipe, OBSERVERS).items():
             if name == USE:
                 continue
@@ -205,7 +206,7 @@ class _Slots:
 
     def build_passes(self) -> tuple[ReparamPass, ...]:
         """Build the reparam passes, in the recipe's order."""
-        where = self._recipe.where(Kind.REPARAM)
+        where = self._recipe.where(Kind.REPARAM, PASSES)
         return tuple(build(Kind.REPARAM, each, where=where, shop=self._shop) for each in self._passes())
 
     def _passes(self) -> list[Mapping[str, Any]]:

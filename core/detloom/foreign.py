@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detloom.durable import MOST_TENSORS, not_finite, read_tensors
-from detloom.errors import ArtifactError
+from detloom.errors import ArtifactError, reason
 from detloom.inert import STORAGES, Inert, Name, TensorRef
 from detloom.torch_files import TorchFile
 
@@ -104,7 +104,7 @@ def _looks_like_safetensors(path: Path) -> bool:
             # The length of a header that is JSON.
             return file.read(9)[8:] == b"{"
     except OSError as error:
-        raise ArtifactError(f"{path}: the file cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: the file cannot be read: {reason(error)}") from error
 
 
 def _network(value: Any, path: Path) -> tuple[str, dict[str, TensorRef], dict[str, ForeignModule]]:

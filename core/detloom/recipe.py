@@ -19,9 +19,10 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, plural, suggest, with_article
+from detloom.errors import RecipeError, plural, reason, suggest, with_article
 from detloom.kinds import Kind
 from detloom.settings import validated
+from detloom.wording import shown
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override", "resolve_recipe"]
@@ -218,7 +219,7 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         tables = _parsed(_text(at), str(at))
         parent = tables.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
-            raise RecipeError(f"{at}: `extends` must be one name or path, got {parent!r}")
+            raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
         layers.append((_label(at, shop), tables))
         at = None if parent is None else _path_of(parent, shop, at)
     merged: dict[str, Any] = {}
@@ -252,7 +253,7 @@ def _text(path: Path) -> str:
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the recipe cannot be read: {error}") from error
+        raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -348,11 +349,11 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
                 f"{where}: no section is called '{section}'.{_section_hint(section)}\n  sections: {', '.join(SECTIONS)}"
             )
         elif not isinstance(table, Mapping):
-            found.append(f"{where}: '{section}' must be a table, got {table!r}")
+            found.append(f"{where}: '{section}' must be a table, got {shown(table)}")
         elif section in PLAIN_SECTIONS:
             found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
-            found += _pass_complaints(table, shop, where)
+            found += _pass_complaints(table, shop, partial(recipe.where, section))
         elif section == OBSERVERS:
             if USE in table:
                 found.append(f"{where}: observers have no `use`; each has a table of its own, as [observers.csv]")
@@ -360,7 +361,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
             wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in observers}
             found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
-                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
+                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {shown(value)}"
                 for name, value in observers.items()
                 if not isinstance(value, Mapping)
             ]
@@ -386,22 +387,23 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):
-            found.append(f"{where(key)}: '{key}' is {value!r}: it must be a whole number of at least 1")
+            found.append(f"{where(key)}: '{key}' is {shown(value)}: it must be a whole number of at least 1")
     return found
 
 
-def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
     unknown = [key for key in table if key != PASSES]
-    found = [f"{where}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    found = [f"{where(key)}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    place = where(PASSES)
     passes = table.get(PASSES, [])
     if not isinstance(passes, list):
-        return [*found, f"{where}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
+        return [*found, f"{place}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
     for each in passes:
         name = each.get(USE) if isinstance(each, Mapping) else each
         if not isinstance(name, str):
-            found.append(f"{where}: {each!r} names no pass; write a name, or a table with `use` and settings")
+            found.append(f"{place}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
             continue
         wrong = shop.complaint(Kind.REPARAM, name)
         if wrong:
-            found.append(f"{where}: {wrong}")
+            found.append(f"{place}: {wrong}")
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from detloom.assembly import check
 from detloom.errors import RecipeError
 from detloom.recipe import load_recipe, parse_override
 
@@ -35,6 +36,17 @@ def test_same_use_merges_key_by_key(tmp_path: Path) -> None:
     assert recipe.tables["assigner"] == {"use": "yolov7", "candidates": 20, "reach": 0.5}
     assert recipe.origins["assigner.candidates"] == str(child)
     assert recipe.origins["assigner.reach"] == str(tmp_path / "base.toml")
+
+
+@pytest.mark.parametrize("passes", ["['fuse-bm']", "[3]", "'fuse-bn'", "[{ use = 'fuse-bn', x = 1 }]"])
+def test_mistake_in_an_array_of_passes_names_the_file_that_set_it(tmp_path: Path, passes: str) -> None:
+    child = write(tmp_path, "child", f'extends = "yolov7-tiny"\n[reparam]\npasses = {passes}\n')
+
+    with pytest.raises(RecipeError) as caught:
+        check(child)
+
+    assert f"{child} [reparam]: " in str(caught.value)
+    assert " + " not in str(caught.value)
 
 
 def test_arrays_are_replaced_whole(tmp_path: Path) -> None:
@@ -85,7 +97,7 @@ def test_all_mistakes_in_names_and_structure_come_together(tmp_path: Path) -> No
         "[assigner]: no assigner is called 'atts'. Did you mean 'atss'?",
         "[asigner]: no section is called 'asigner'. Did you mean 'assigner'?",
         "[train]: no setting is called 'epoch'. Did you mean 'epochs'?",
-        "[train]: 'batch' is \"four\": input should be a valid integer",
+        "[train]: 'batch' is \"four\": it must be a whole number of at least 1",
         "[head]: `use` must name a head; known heads: ",
         "[head]: 'num_classes' is 0: it must be a whole number of at least 1",
         "no reparam is called 'fuse-bm'. Did you mean 'fuse-bn'?",
@@ -189,6 +201,18 @@ def test_key_given_twice_in_two_forms_is_refused() -> None:
 def test_observer_that_is_no_table_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"'csv' must be a table of settings, as \[observers.csv\], got 3"):
         load_recipe("yolov7-tiny", {"observers.csv": 3})
+
+
+def test_values_in_complaints_about_structure_are_written_as_in_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "odd", 'train = true\n[head]\nnum_classes = "three"\n[reparam]\npasses = [false]\n')
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+
+    message = str(caught.value)
+    assert "'train' must be a table, got true" in message
+    assert "'num_classes' is \"three\": it must be" in message
+    assert "false names no pass" in message
 
 
 def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:

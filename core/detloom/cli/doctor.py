@@ -8,7 +8,7 @@ import click
 
 from detloom.cli.options import echo_json, json_option
 from detloom.kinds import Kind
-from detloom.workshop import workshop
+from detloom.workshop import Workshop
 
 __all__ = ["command"]
 
@@ -38,7 +38,8 @@ def command(*, as_json: bool) -> None:
     """Import every component, list versions, plugins and devices; exit with 2 when something is broken."""
     import torch
 
-    shop = workshop()
+    # What is asked for when something is wrong must not stop at the first thing that is.
+    shop = Workshop(lenient=True)
     shop.load_bundled()
     shop.load_third_parties()
     plugins = shop.plugins()
@@ -60,6 +61,7 @@ def command(*, as_json: bool) -> None:
             }
             for plugin in plugins
         ],
+        "misfits": list(shop.misfits),
     }
     faults = [plugin.fault for plugin in plugins if plugin.fault]
     if as_json:
@@ -73,5 +75,7 @@ def command(*, as_json: bool) -> None:
         for plugin in plugins:
             state = "switched off" if plugin.is_disabled else "fine"
             click.echo(plugin.fault or f"plugin '{plugin.name}' ({plugin.distribution}): {state}")
-    if faults:
+    for misfit in shop.misfits:
+        click.echo(f"Error: {misfit}", err=True)
+    if faults or shop.misfits:
         raise click.exceptions.Exit(2)

@@ -91,7 +91,8 @@ class RecordBuilder:
         inside = [min(max(value, 0.0), limit) for value, limit in zip((x0, y0, x1, y1), limits, strict=True)]
         clipped = tuple(np.array(inside, np.float32).tolist())
         if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            self._refuse(where, f"the box lies outside the picture of {self.width} x {self.height}: {shown}")
+            what = f"the box lies outside the picture of {self.width} x {self.height}: {shown}"
+            self.faults.append(Fault(self.file, where, what, of_size=self.path))
             return
         beyond = max(clipped[0] - x0, clipped[1] - y0, x1 - clipped[2], y1 - clipped[3])
         if beyond > TOLERANCE:
@@ -99,7 +100,7 @@ class RecordBuilder:
                 f"the box reaches {beyond:g} pixels beyond the picture of {self.width} x {self.height}: {shown}; "
                 "it is clipped"
             )
-            self.faults.append(Fault(self.file, where, what, is_left_out=False))
+            self.faults.append(Fault(self.file, where, what, is_left_out=False, of_size=self.path))
         row = (label, is_crowd, *clipped)
         if row in self._seen:
             self._refuse(where, f"the same box of the same class stands there already: {shown}")
@@ -158,10 +159,13 @@ def check_pictures(
             results.append(result)
             if progress is not None:
                 progress(len(results), len(annotations.images))
+    found = [each for each in results if isinstance(each, Fault)]
+    # Boxes beyond a size that is wrong itself say nothing more.
+    missized = {fault.of_size for fault in found} - {None}
     return replace(
         annotations,
         images=tuple(each for each in results if isinstance(each, ImageRecord)),
-        faults=(*annotations.faults, *(each for each in results if isinstance(each, Fault))),
+        faults=(*(fault for fault in annotations.faults if fault.of_size not in missized), *found),
     )
 
 
@@ -219,11 +223,10 @@ def _checked(record: ImageRecord, *, decode: bool) -> ImageRecord | Fault:
                 str(record.path),
                 "",
                 f"the picture has {seen[1]} x {seen[0]} pixels, but is annotated as {size[1]} x {size[0]}",
+                of_size=record.path,
             )
         if decode:
             read_picture(record.path, size=(record.height, record.width))
     except DataError as error:
-        # The advice for a single picture is not for a table.
-        text = str(error).removeprefix(f"{record.path}: ").split(". ")[0]
-        return Fault(str(record.path), "", text)
+        return Fault(str(record.path), "", error.what.removeprefix(f"{record.path}: "))
     return record

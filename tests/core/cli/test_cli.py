@@ -106,7 +106,18 @@ def test_origin_names_the_layer_that_set_a_value() -> None:
 def test_info_lists_settings_with_defaults() -> None:
     facts = json.loads(run("info", "assigner", "atss", "--json").stdout)
 
-    assert {"name": "candidates", "type": "int", "required": False, "default": 9} in facts["settings"]
+    assert {"name": "candidates", "type": "whole number", "required": False, "default": 9} in facts["settings"]
+
+
+def test_info_tells_types_and_defaults_as_recipes_write_them() -> None:
+    lines = [line.strip() for line in run("info", "backbone", "elan").stdout.splitlines()]
+    nested = [line.strip() for line in run("info", "assigner", "coarse-to-fine").stdout.splitlines()]
+
+    options = '"none", "pool", "strided", "two-branch" or "combined"'
+    assert f'transitions: array of {options}  = ["none", "pool", "pool", "pool"]' in lines
+    assert "space_to_depth: true or false  = false" in lines
+    assert "inner: table with `use`, which names an assigner  required" in nested
+    assert "coarse: table with `use`, which names an assigner  may be left out" in nested
 
 
 def test_schema_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -131,6 +142,17 @@ def test_doctor_imports_everything() -> None:
 
     assert result.exit_code == 0, result.output
     assert {"torch", "opencv-python-headless", "pillow", "hotcoco"} <= json.loads(result.stdout)["versions"].keys()
+
+
+def test_doctor_reports_everything_before_it_complains_of_a_misspelt_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETLOOM_DISABLE_PLUGINS", "no-such-plugin")
+
+    text, data = run("doctor"), run("doctor", "--json")
+
+    assert text.exit_code == data.exit_code == 2
+    assert "components imported" in text.stdout
+    assert "DETLOOM_DISABLE_PLUGINS: no plugin is installed under the name 'no-such-plugin'" in text.stderr
+    assert "no-such-plugin" in json.loads(data.stdout)["misfits"][0]
 
 
 def test_completion_offers_verbs_and_recipes() -> None:

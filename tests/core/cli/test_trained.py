@@ -45,6 +45,16 @@ def test_settings_of_prediction_can_be_set(artifact: Path, picture: Path) -> Non
     assert len(json.loads(result.stdout)[0]["detections"]) == 7
 
 
+def test_pictures_that_were_left_out_are_told_without_advice_to_leave_them_out(artifact: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+
+    result = run("predict", artifact, broken, "--skip-bad")
+
+    assert result.exit_code == 0, result.output
+    assert f"left out: {broken}: cannot be decoded (its content is of no known format)\n" in result.output
+
+
 def test_misspelt_setting_of_prediction_is_refused(artifact: Path, picture: Path) -> None:
     result = run("predict", artifact, picture, "--set", "predict.socre=0.1")
 

@@ -1,6 +1,7 @@
 """The light verbs, their JSON, their speed and their mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from detloom.cli import cli
+from detloom.cli import cli, main
 from detloom.scenes import write_scenes
 
 HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
@@ -199,3 +200,19 @@ def test_stopped_run_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert result.exit_code == 130
     assert not result.output, "the view of the run has said how to go on"
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, taken: str
+) -> None:
+    # Set first, so that what the command sets is taken back after the test.
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["detloom", "--version"])
+
+    with pytest.raises(SystemExit):
+        main()
+
+    assert os.environ["OMP_WAIT_POLICY"] == taken

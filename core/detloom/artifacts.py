@@ -9,6 +9,7 @@ The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved
 
 import importlib.metadata
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,18 +23,19 @@ from detloom.assembly import assemble, build
 from detloom.building import components_of, without_initial_weights
 from detloom.catalogue import RECIPE
 from detloom.detector import Detector
-from detloom.durable import read_tensors, write_tensors
+from detloom.durable import not_finite, read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
 from detloom.plugin_source import FILE, short_name
 from detloom.recipe import USE, Recipe, plugin_hint
 from detloom.reparam import fold
-from detloom.workshop import Workshop, workshop
+from detloom.workshop import DISABLE_VARIABLE, NO_DISTRIBUTION, Workshop, workshop
 
 __all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artifact", "transfer_"]
 
 FORMAT = "1"
 SHOWN = 5
+DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.!+]*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +129,7 @@ def read_artifact(path: Path | str) -> Artifact:
     """Return what an artifact holds.
 
     Raises:
-        ArtifactError: There is none, or it is broken, or of another kind.
+        ArtifactError: There is none, or it is broken, or of another kind, or holds infinite numbers or NaN.
     """
     path = Path(path)
     if path.is_dir():
@@ -163,6 +165,11 @@ def read_artifact(path: Path | str) -> Artifact:
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: components and extra must be tables")
     if not isinstance(folded, list) or not all(isinstance(each, str) or _names_a_pass(each) for each in folded):
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: folded must be an array of passes")
+    if broken := not_finite(tensors):
+        raise ArtifactError(
+            f"{path}: {_some(broken)} hold infinite numbers or NaN, and weights must be finite; take an earlier "
+            "artifact of the same run, or train again with a lower [train] learning_rate"
+        )
     return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
 
 
@@ -191,8 +198,8 @@ def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop:
             detector.passes = ()
     except (RecipeError, PluginError) as error:
         raise ArtifactError(
-            f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
-            f"{_remedy(artifact, shop, str(error))}"
+            f"{artifact.path}: the detector of this artifact cannot be assembled here: "
+            + (_missing(artifact, shop) or f"\n{error}\n  {_made_with(artifact)}")
         ) from error
     if changed := _changed_files(artifact, shop):
         warnings.warn(f"{artifact.path}: {changed}", stacklevel=2)
@@ -200,8 +207,7 @@ def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop:
     if fit.missing or fit.reshaped or fit.unused:
         raise ArtifactError(
             f"{artifact.path}: the weights do not fit the recipe they come with: {fit}\n"
-            "  Was it written by another version of a plugin? It was made with: "
-            f"{', '.join(sorted(set(artifact.components.values())))}"
+            f"  Was it written by another version of a plugin? {_made_with(artifact)}"
         )
     detector.load_state_dict(dict(artifact.tensors))
     return detector.eval()
@@ -247,26 +253,6 @@ def _without_folders(recipe: Recipe) -> Recipe:
     return replace(recipe, plugins=tuple(map(short_name, recipe.plugins)))
 
 
-def _remedy(artifact: Artifact, shop: Workshop, said: str) -> str:
-    """Return which files to give, where that is not said yet, and what to install."""
-    hints = [hint for hint in plugin_hint(artifact.recipe, shop) if hint not in said]
-    listed = sorted(artifact.components.items())
-    absent = [(name, where) for name, where in listed if not _is_here(where)]
-    shown = [f"    {name}: {where}" for name, where in absent or listed]
-    return "\n".join(
-        [*hints, "  Install what it was made with, if you trust it:" if absent else "  It was made with:", *shown]
-    )
-
-
-def _is_here(made_with: str) -> bool:
-    """Return whether a distribution of this version is installed; a file is another matter."""
-    name, _, version = made_with.partition(" ")
-    try:
-        return made_with.startswith(FILE) or importlib.metadata.version(name) == version
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return False
-
-
 def _changed_files(artifact: Artifact, shop: Workshop) -> str:
     """Return which files of plugins are others than those that the artifact was made with."""
     made_with = {where for where in artifact.components.values() if where.startswith(FILE)}
@@ -279,6 +265,33 @@ def _changed_files(artifact: Artifact, shop: Workshop) -> str:
         f"{', '.join(changed)} is not the file that the artifact was made with, so what it finds may differ:\n"
         + "\n".join(f"    made with {named[name]}\n    given     {given[name]}" for name in changed)
     )
+
+
+def _missing(artifact: Artifact, shop: Workshop) -> str:
+    """Return which components are not here, where they came from, what to install, and which plugins are left out."""
+    lines, wanted = ["it has components that are not here"], set()
+    for key, distribution in sorted(artifact.components.items()):
+        kind, _, name = key.partition(".")
+        if kind in tuple(Kind) and shop.complaint(kind, name) is not None:
+            lines.append(f"  the {kind} '{name}', which came with {distribution}")
+            wanted.add(distribution)
+    if not wanted:
+        return ""
+    # An artifact may say anything; what does not look like a distribution is not to be pasted into a shell.
+    pinned = sorted(each.replace(" ", "==") for each in wanted if DISTRIBUTION.fullmatch(each))
+    if pinned:
+        lines.append(f"  Install: pip install {' '.join(pinned)}")
+    lines += [f"  {line}" for hint in plugin_hint(artifact.recipe, shop) for line in hint.split("\n")]
+    if NO_DISTRIBUTION in wanted:
+        lines.append("  What came with no distribution is code of its author's own; ask where it is.")
+    off = [plugin.name for plugin in shop.plugins() if plugin.is_disabled]
+    lines += [f"  {plugin.fault}" for plugin in shop.plugins() if plugin.fault]
+    lines += [f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}"] if off else []
+    return "\n".join(lines)
+
+
+def _made_with(artifact: Artifact) -> str:
+    return f"It was made with: {', '.join(sorted(set(artifact.components.values())))}"
 
 
 def _pass_table(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
@@ -30,6 +31,8 @@ DEFAULT_CLASSES = 80
 """Classes of a detector whose recipe and data say nothing: COCO's."""
 
 BUILT_LATER = "Whether the parts fit together, freeze and the size of pictures are checked when this is mended."
+
+Section = TypeVar("Section", bound=BaseModel)
 
 REQUIRED = (Kind.BACKBONE, Kind.HEAD, Kind.ASSIGNER, Kind.CRITERION)
 
@@ -189,7 +192,8 @@ class _Slots:
             if isinstance(recipe.tables.get(kind), Mapping):
                 complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
         for each in self._passes():
-            complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
+            where = recipe.where(Kind.REPARAM, PASSES)
+            complaints += settings_complaints(Kind.REPARAM, each, lambda _key, where=where: where, shop)  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
         for name, table in _table(recipe, OBSERVERS).items():
             if name == USE:
                 continue
@@ -206,7 +210,7 @@ class _Slots:
 
     def build_passes(self) -> tuple[ReparamPass, ...]:
         """Build the reparam passes, in the recipe's order."""
-        where = self._recipe.where(Kind.REPARAM)
+        where = self._recipe.where(Kind.REPARAM, PASSES)
         return tuple(build(Kind.REPARAM, each, where=where, shop=self._shop) for each in self._passes())
 
     def _passes(self) -> list[Mapping[str, Any]]:
@@ -245,31 +249,43 @@ def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] |
 
 
 def _plain_complaints(recipe: Recipe) -> Iterator[str]:
-    """Yield what is wrong with settings that other libraries know, in sections that are right otherwise."""
-    train, _ = validated(TrainSettings, _table(recipe, "train"), "")
-    plain = TrainSettings()
-    if isinstance(train, TrainSettings) and (train.optimizer, train.schedule) != (plain.optimizer, plain.schedule):
+    """Yield what is wrong with settings that other libraries or files know, and that are of the right form."""
+    table = _table(recipe, "train")
+    train, plain = _sound(TrainSettings, table), TrainSettings()
+    if (train.optimizer, train.schedule) != (plain.optimizer, plain.schedule):
         # The defaults are known to be right, and asking timm takes a second.
         from detloom.engine.optimise import Schedule, build_optimizer
 
-        for ask in (partial(build_optimizer, torch.nn.Linear(2, 2)), partial(Schedule, batches_per_epoch=1)):
+        asked = [partial(build_optimizer, torch.nn.Linear(2, 2))]
+        if "decay_epochs" not in table.keys() - train.model_fields_set:
+            # Else it would be missed beside the complaint about its form.
+            asked.append(partial(Schedule, batches_per_epoch=1))
+        for ask in asked:
             try:
                 ask(train)
             except RecipeError as error:
                 yield f"{recipe.name} {error}"
-    if isinstance(train, TrainSettings) and train.init_from and not Path(train.init_from).is_file():
+    if train.init_from and not Path(train.init_from).is_file():
         yield (
             f"{recipe.where('train', 'init_from')}: 'init_from' is {train.init_from}: there is no such file. "
             "Give the path of an artifact, as the best.safetensors of a run."
         )
-    augment, _ = validated(AugmentSettings, _table(recipe, "augment"), "")
-    if isinstance(augment, AugmentSettings) and augment.extra:
+    augment = _sound(AugmentSettings, _table(recipe, "augment"))
+    if augment.extra:
         from detloom.data.extra import ExtraTransforms
 
         try:
             ExtraTransforms(augment.extra, augment.min_side)
         except RecipeError as error:
             yield str(error)
+
+
+def _sound(model: type[Section], table: Mapping[str, Any]) -> Section:
+    """Return a section, with defaults in the place of settings whose form is wrong."""
+    kept = {key: value for key, value in table.items() if validated(model, {key: value}, "")[0] is not None}
+    settings, _ = validated(model, kept, "")
+    assert isinstance(settings, model)  # noqa: S101 - narrows the type: each setting is right by itself
+    return settings
 
 
 def _complaints_of_built(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:

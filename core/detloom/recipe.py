@@ -22,10 +22,11 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, plural, suggest, with_article
+from detloom.errors import RecipeError, plural, reason, suggest, with_article
 from detloom.kinds import Kind
 from detloom.plugin_source import short_name
 from detloom.settings import validated
+from detloom.wording import shown
 from detloom.workshop import Workshop, workshop
 
 __all__ = [
@@ -188,9 +189,22 @@ def resolve_recipe(
     """Return a resolved recipe, and every complaint about its names and structure.
 
     Raises:
-        RecipeError: A file is missing or is no TOML, or an override cannot be written in it.
+        RecipeError: A file is missing or is no TOML, or an override cannot be written in it, or one is given
+            something else altogether.
         PluginError: The file of a plugin cannot be used.
     """
+    if not isinstance(source, str | Path | Recipe):
+        raise RecipeError(
+            f"recipe: {source!r} names none; give a bundled name, as 'yolov7-tiny', the path of a .toml file, or a "
+            "Recipe. `detloom list recipe` shows the bundled ones."
+        )
+    if overrides is not None and not (
+        isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)
+    ):
+        raise RecipeError(
+            f"{OVERRIDE}: {overrides!r} is no table of values by dotted key; write "
+            '{"head.num_classes": 3, "assigner.use": "atss"}'
+        )
     recipe = source if isinstance(source, Recipe) else _read(source, shop)
     recipe = recipe.with_plugins([shop.load_file(path).path for path in plugins])
     if overrides:
@@ -252,7 +266,7 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         tables = _parsed(_text(at), str(at))
         parent = tables.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
-            raise RecipeError(f"{at}: `extends` must be one name or path, got {parent!r}")
+            raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
         # What is extended comes first.
         plugins = [*(at.parent / name for name in _popped_plugins(tables, str(at))), *plugins]
         layers.append((_label(at, shop), tables))
@@ -289,7 +303,7 @@ def _text(path: Path) -> str:
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the recipe cannot be read: {error}") from error
+        raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -394,11 +408,11 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
                 f"{where}: no section is called '{section}'.{_section_hint(section)}\n  sections: {', '.join(SECTIONS)}"
             )
         elif not isinstance(table, Mapping):
-            found.append(f"{where}: '{section}' must be a table, got {table!r}")
+            found.append(f"{where}: '{section}' must be a table, got {shown(table)}")
         elif section in PLAIN_SECTIONS:
             found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
-            found += _pass_complaints(table, shop, where)
+            found += _pass_complaints(table, shop, partial(recipe.where, section))
         elif section == OBSERVERS:
             if USE in table:
                 found.append(f"{where}: observers have no `use`; each has a table of its own, as [observers.csv]")
@@ -406,7 +420,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
             wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in observers}
             found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
-                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
+                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {shown(value)}"
                 for name, value in observers.items()
                 if not isinstance(value, Mapping)
             ]
@@ -432,22 +446,23 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):
-            found.append(f"{where(key)}: '{key}' is {value!r}: it must be a whole number of at least 1")
+            found.append(f"{where(key)}: '{key}' is {shown(value)}: it must be a whole number of at least 1")
     return found
 
 
-def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
     unknown = [key for key in table if key != PASSES]
-    found = [f"{where}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    found = [f"{where(key)}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    place = where(PASSES)
     passes = table.get(PASSES, [])
     if not isinstance(passes, list):
-        return [*found, f"{where}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
+        return [*found, f"{place}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
     for each in passes:
         name = each.get(USE) if isinstance(each, Mapping) else each
         if not isinstance(name, str):
-            found.append(f"{where}: {each!r} names no pass; write a name, or a table with `use` and settings")
+            found.append(f"{place}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
             continue
         wrong = shop.complaint(Kind.REPARAM, name)
         if wrong:
-            found.append(f"{where}: {wrong}")
+            found.append(f"{place}: {wrong}")
     return found

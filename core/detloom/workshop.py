@@ -33,10 +33,11 @@ from detloom.plugin_source import (
     stated_api,
 )
 
-__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Plugin", "Workshop", "contracts", "workshop"]
+__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "NO_DISTRIBUTION", "Plugin", "Workshop", "contracts", "workshop"]
 
 ENTRY_POINT_GROUP = "detloom.plugins"
 DISABLE_VARIABLE = "DETLOOM_DISABLE_PLUGINS"
+NO_DISTRIBUTION = "no distribution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,10 @@ class Workshop:
         rows: The bundled catalogue; read from the package when not given.
         installed: Entry points of third parties; those of the environment when not given.
         disabled: Names of entry points to leave out; ``DETLOOM_DISABLE_PLUGINS`` when not given.
+        lenient: Go on where such a name is that of no entry point; ``misfits`` tells it.
+
+    Attributes:
+        misfits: A complaint for each name to leave out that is that of no entry point.
 
     Raises:
         PluginError: A name to leave out is that of no entry point.
@@ -84,6 +89,7 @@ class Workshop:
         rows: Sequence[Row] | None = None,
         installed: Iterable[EntryPoint] | None = None,
         disabled: Iterable[str] | None = None,
+        lenient: bool = False,
     ) -> None:
         self._bundled = tuple(bundled_rows() if rows is None else rows)
         found = entry_points(group=ENTRY_POINT_GROUP) if installed is None else installed
@@ -92,11 +98,13 @@ class Workshop:
             disabled = os.environ.get(DISABLE_VARIABLE, "").split(",")
         self._disabled = frozenset(name.strip() for name in disabled) - {""}
         points = sorted({point.name for point in self._entry_points})
-        for name in sorted(self._disabled.difference(points)):
-            raise PluginError(
-                f"{DISABLE_VARIABLE}: no plugin is installed under the name '{name}'.{suggest(name, points)}\n"
-                f"  installed: {', '.join(points) or 'none'}     Take the name out, or correct it."
-            )
+        self.misfits = tuple(
+            f"{DISABLE_VARIABLE}: no plugin is installed under the name '{name}'.{suggest(name, points)}\n"
+            f"  installed: {', '.join(points) or 'none'}     Take the name out, or correct it."
+            for name in sorted(self._disabled.difference(points))
+        )
+        if self.misfits and not lenient:
+            raise PluginError("\n".join(self.misfits))
         self._offers: dict[tuple[str, str], list[_Offer]] = {}
         self._registering = ""
         self._faults: dict[str, str] = {}
@@ -441,7 +449,7 @@ def _third_party_rows(point: EntryPoint) -> tuple[Row, ...]:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
+    return f"{point.dist.name} {point.dist.version}" if point.dist else NO_DISTRIBUTION
 
 
 def _lists(rows: Iterable[Row], kind: str, name: str) -> bool:

@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         if order not in get_args(Order):
             raise RecipeError(
-                f"no order is called {order!r}.{suggest(order, get_args(Order))} Known: {get_args(Order)}"
+                f"no order is called {order!r}.{suggest(order, get_args(Order))} Known: {', '.join(get_args(Order))}"
             )
 
         def three(inputs: int, outputs: int) -> nn.Module:

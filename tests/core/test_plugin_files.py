@@ -130,7 +130,7 @@ def test_the_command_line_takes_the_file_by_an_option(plugin: Path) -> None:
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.output)["strides"] == [8, 16, 32]
     assert "file my_head.py, sha256 " in described.output
-    assert "width: int  = 16" in described.output
+    assert "width: whole number  = 16" in described.output
 
 
 def test_python_takes_the_file_by_an_argument(plugin: Path) -> None:
@@ -177,10 +177,10 @@ def test_an_artifact_runs_no_file_by_itself_and_says_which_to_give(
         detloom.load(path)
 
     assert runs(plugin) == before
-    assert "no head is called 'mine'" in str(caught.value)
+    assert "the head 'mine', which came with file my_head.py, sha256 " in str(caught.value)
     assert "give its path: --plugin my_head.py; in Python plugins=['my_head.py']" in str(caught.value)
     assert str(caught.value).count("not run unasked") == 1
-    assert "head.mine: file my_head.py, sha256 " in str(caught.value)
+    assert "pip install" not in str(caught.value)
 
 
 def test_a_package_is_named_with_its_folder(tmp_path: Path, plugin: Path) -> None:
@@ -205,9 +205,23 @@ def test_an_artifact_names_the_distributions_that_are_not_here_and_no_others(tmp
     with pytest.raises(ArtifactError) as caught:
         detloom.load(path)
 
-    assert str(caught.value).endswith(
-        "  Install what it was made with, if you trust it:\n    assigner.centre: detloom-centre-assigner 0.1.0"
-    )
+    assert "the assigner 'centre', which came with detloom-centre-assigner 0.1.0" in str(caught.value)
+    assert str(caught.value).endswith("Install: pip install detloom-centre-assigner==0.1.0")
+
+
+@pytest.mark.parametrize("claim", ["--index-url=http://x centre", "centre $(x)", "centre 1;x", "centre"])
+def test_what_is_no_distribution_is_not_put_into_a_command(tmp_path: Path, claim: str) -> None:
+    from detloom.durable import read_tensors, write_tensors
+
+    path = written_artifact(tmp_path, load_recipe("yolov7-tiny"))
+    tensors, metadata = read_tensors(path)
+    recipe = metadata["recipe"].replace('use = "yolov7"', 'use = "centre"', 1)
+    write_tensors(path, tensors, {**metadata, "recipe": recipe, "components": json.dumps({"assigner.centre": claim})})
+
+    with pytest.raises(ArtifactError, match="the assigner 'centre', which came with") as caught:
+        detloom.load(path)
+
+    assert "pip install" not in str(caught.value)
 
 
 def test_an_artifact_whose_recipe_names_an_absolute_path_does_not_run_it(

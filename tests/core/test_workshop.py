@@ -244,7 +244,8 @@ def test_doctor_does_not_count_what_was_left_out_and_gives_the_reason_once(
     from detloom.cli import doctor
 
     point = write_listed(tmp_path, "plugin_listed_fails", "raise ValueError('no licence')")
-    monkeypatch.setattr(doctor, "workshop", lambda: Workshop(rows=(), installed=[point], disabled=()))
+    shop = Workshop(rows=(), installed=[point], disabled=())
+    monkeypatch.setattr(doctor, "Workshop", lambda **_: shop)
 
     result = CliRunner().invoke(doctor.command)
 

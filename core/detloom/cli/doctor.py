@@ -13,7 +13,7 @@ from detloom.cli.options import echo_json, json_option, plugin_option
 from detloom.errors import PluginError
 from detloom.hookspecs import PLUGIN_API
 from detloom.kinds import Kind
-from detloom.workshop import Workshop, workshop
+from detloom.workshop import Workshop
 
 __all__ = ["command"]
 
@@ -49,7 +49,8 @@ def command(plugins: tuple[Path, ...], *, kit: bool, as_json: bool) -> None:
 
     Paste the output into bug reports, that of --kit where a plugin is concerned.
     """
-    shop = workshop()
+    # What is asked for when something is wrong must not stop at the first thing that is.
+    shop = Workshop(lenient=True)
     shop.load_bundled()
     shop.load_third_parties()
     for path in plugins:
@@ -61,7 +62,13 @@ def command(plugins: tuple[Path, ...], *, kit: bool, as_json: bool) -> None:
         echo_json(facts)
     else:
         _tell(facts)
-    if any(each["fault"] for each in facts["plugins"]) or any(each["failures"] for each in facts.get("kit", ())):
+    for misfit in shop.misfits:
+        click.echo(f"Error: {misfit}", err=True)
+    if (
+        shop.misfits
+        or any(each["fault"] for each in facts["plugins"])
+        or any(each["failures"] for each in facts.get("kit", ()))
+    ):
         raise click.exceptions.Exit(2)
 
 
@@ -100,6 +107,7 @@ def _plugins(shop: Workshop) -> dict[str, Any]:
             for plugin in shop.plugins()
         ],
         "files": [str(file) for file in shop.files()],
+        "misfits": list(shop.misfits),
     }
 
 

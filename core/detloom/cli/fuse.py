@@ -144,7 +144,11 @@ def _write(out: Path, folded: "Detector", passes: list[Any], example: "Tensor") 
         raise ArtifactError("this detector has no recipe to be written with")
     beside = out.with_name(f"{out.stem}.unread{ARTIFACT}")
     try:
-        save_artifact(beside, folded, recipe=folded.recipe, names=folded.names, folded=passes)
+        try:
+            save_artifact(beside, folded, recipe=folded.recipe, names=folded.names, folded=passes)
+        except ArtifactError as error:
+            # The name that it has until it is read back is no concern of the user's.
+            raise ArtifactError(str(error).replace(str(beside), str(out))) from error
         with torch.inference_mode():
             expected, found = (
                 named_tensors(each.predictions(example), "predictions") for each in (folded, load_artifact(beside))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
-from detloom.errors import ArtifactError, DataError
+from detloom.errors import ArtifactError, DataError, reason
 
 __all__ = ["command"]
 
@@ -82,7 +82,7 @@ def _read_names(path: Path | None) -> list[str] | None:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the class names cannot be read: {error}") from error
+        raise DataError(f"{path}: the class names cannot be read: {reason(error)}") from error
     if not names or not all(names):
         raise DataError(f"{path}: there must be one class name on each line, and no empty line")
     return names

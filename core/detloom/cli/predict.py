@@ -78,7 +78,7 @@ def command(
             classes=classes or None,
             precision=precision,
             device=device,
-            on_bad=(lambda error: click.echo(f"left out: {error}", err=True)) if skip_bad else None,
+            on_bad=(lambda error: click.echo(f"left out: {error.what}", err=True)) if skip_bad else None,
         )
         for picture, detections in found:
             if as_json:

@@ -22,6 +22,7 @@ from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, open_view
 from detloom.engine.run import Run, check_directory, has_state, open_run, read_run
+from detloom.errors import ArtifactError
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, USE, Recipe, load_recipe
@@ -201,7 +202,15 @@ def _report(run: Run, detector: Detector, val: Annotations) -> None:
 def _start_from(detector: Detector, recipe: Recipe, view: RunView) -> None:
     source = recipe.train.init_from
     if source is not None:
-        artifact = read_artifact(source)
-        view.said(f"{source}: {transfer_(detector, artifact)}")
+        try:
+            artifact = read_artifact(source)
+            taken = transfer_(detector, artifact)
+        except ArtifactError as error:
+            what = str(error).removeprefix(f"{source}: ")
+            raise ArtifactError(
+                f"{recipe.where('train', 'init_from')}: 'init_from' is {source}: {what}\n"
+                "  Give the path of an artifact, as the best.safetensors of a run, or leave init_from out."
+            ) from error
+        view.said(f"{source}: {taken}")
         if differs := other_anchors(recipe, artifact.recipe):
             view.said(f"{source}: {differs}")

@@ -29,7 +29,7 @@ from detloom.pictures import draw, make_directory, write_picture
 from detloom.settings import validated
 from detloom.structures import Detections, HeadMaps
 
-__all__ = ["detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
+__all__ = ["check_device", "detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LABEL_SIDE = 640
@@ -105,8 +105,12 @@ def stream(
             for position, picture in enumerate(pictures):
                 yield picture, found[position]
     if bad:
-        lines = "\n".join(f"  {error}" for error in bad)
-        raise DataError(f"predict: {len(bad)} sources cannot be read; the others were done\n{lines}")
+        lines = "\n".join(f"  {error.what}" for error in bad)
+        count = "1 source" if len(bad) == 1 else f"{len(bad)} sources"
+        raise DataError(
+            f"predict: {count} cannot be read; the others were done\n{lines}\n"
+            "  Restore or convert them, or leave them out: --skip-bad, or on_bad in Python."
+        )
 
 
 def detect(
@@ -201,7 +205,7 @@ def ready(
         RecipeError: There is no such device here.
     """
     if device is not None:
-        _check_device(device)
+        check_device(device)
     was_training = detector.training
     here = next(detector.parameters()).device
     if fuse and keep:
@@ -217,7 +221,12 @@ def ready(
         detector.train(was_training)
 
 
-def _check_device(device: torch.device | str) -> None:
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that cannot be used here.
+
+    Raises:
+        RecipeError: There is no such device; says which there are.
+    """
     try:
         torch.empty(0, device=device)
     # torch says AssertionError where it was built without a kind of device.

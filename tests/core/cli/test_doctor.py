@@ -34,7 +34,7 @@ def register_components(register):
 
 @pytest.fixture(autouse=True)
 def _nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "workshop", lambda: Workshop(installed=(), disabled=()))
+    monkeypatch.setattr(doctor, "Workshop", lambda **_: Workshop(installed=(), disabled=()))
 
 
 def invoke(*arguments: object) -> Result:

@@ -50,6 +50,15 @@ def test_folded_artifact_loads_as_it_is_and_predicts_the_same(artifact: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "deployed.safetensors"]
 
 
+def test_place_that_cannot_be_written_is_told_without_a_temporary_name(artifact: Path, tmp_path: Path) -> None:
+    result = run(str(artifact), "-o", str(tmp_path / "no/deployed.safetensors"), "--size", "64")
+
+    assert result.exit_code == 2
+    assert f"{tmp_path}/no/deployed.safetensors: cannot be written: no such file or directory" in result.output
+    assert "unread" not in result.output
+    assert f"Make the folder {tmp_path}/no" in result.output
+
+
 def test_proof_is_printed_for_outputs_and_modules(artifact: Path) -> None:
     result = run(str(artifact), "--size", "64")
 

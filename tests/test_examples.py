@@ -26,6 +26,7 @@ def test_counting_in_a_picture_that_is_not_there_says_so_in_a_line(tmp_path: Pat
     from detloom.artifacts import save_artifact
 
     detector = detloom.assemble("demo", num_classes=2)
+    assert detector.recipe is not None
     save_artifact(tmp_path / "a.safetensors", detector, recipe=detector.recipe, names=("cat", "dog"))
 
     done = run(tmp_path / "a.safetensors", tmp_path / "gone.jpg")

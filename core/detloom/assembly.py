@@ -1,6 +1,6 @@
 """From a recipe to a detector: components are found, their settings checked, and wired by FeatureSpec."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -191,9 +191,9 @@ class _Slots:
         for kind in kinds:
             if isinstance(recipe.tables.get(kind), Mapping):
                 complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
+        of_passes = recipe.where(Kind.REPARAM, PASSES)
         for each in self._passes():
-            where = recipe.where(Kind.REPARAM, PASSES)
-            complaints += settings_complaints(Kind.REPARAM, each, lambda _key, where=where: where, shop)  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
+            complaints += settings_complaints(Kind.REPARAM, each, lambda _key: of_passes, shop)
         for name, table in _table(recipe, OBSERVERS).items():
             if name == USE:
                 continue
@@ -256,7 +256,7 @@ def _plain_complaints(recipe: Recipe) -> Iterator[str]:
         # The defaults are known to be right, and asking timm takes a second.
         from detloom.engine.optimise import Schedule, build_optimizer
 
-        asked = [partial(build_optimizer, torch.nn.Linear(2, 2))]
+        asked: list[Callable[[TrainSettings], object]] = [partial(build_optimizer, torch.nn.Linear(2, 2))]
         if "decay_epochs" not in table.keys() - train.model_fields_set:
             # Else it would be missed beside the complaint about its form.
             asked.append(partial(Schedule, batches_per_epoch=1))

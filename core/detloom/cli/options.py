@@ -118,9 +118,9 @@ def print_report(report: "Report") -> None:
     """Print the tables of a study or of compared runs, and how they are to be read."""
     from rich.console import Console
 
-    from detloom.study.reporting import caption, terminal_tables
+    from detloom.study.reporting import caption, statements, terminal_tables
 
     console = Console()
     for table in terminal_tables(report):
         console.print(table)
-    click.echo(caption(report))
+    click.echo("\n".join((*statements(report), "", caption(report))))

@@ -43,11 +43,11 @@ class StudyDirectory:
 
     def log(self, cell: str, name: str) -> Path:
         """Return where the output of an item goes."""
-        return self.path / "cells" / cell / f"{name}.log"
+        return self.path / "cells" / cell / f"log-{name}.txt"
 
     def error_file(self, cell: str, seed: int) -> Path:
         """Return where it is kept why a run failed."""
-        return self.path / "cells" / cell / f"seed-{seed}.error"
+        return self.path / "cells" / cell / f"error-seed-{seed}.txt"
 
     def latency(self, cell: str) -> Path:
         """Return where the times of a cell's detector are."""

@@ -72,11 +72,13 @@ class LocalExecutor:
         jobs: How many at once.
         devices: The GPUs to deal out, as CUDA numbers them; empty leaves the environment as it is.
         keep_open: Files that the processes hold open, as a lock.
+        command: What does a task that it is given on its standard input.
     """
 
     jobs: int = 1
     devices: tuple[str, ...] = ()
     keep_open: tuple[int, ...] = ()
+    command: tuple[str, ...] = (sys.executable, "-m", "detloom.study.work")
     _running: dict[int, tuple[WorkItem, subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=dict)
 
     def run(self, items: Iterable[WorkItem]) -> Iterator[Outcome]:
@@ -106,8 +108,8 @@ class LocalExecutor:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         item.log.parent.mkdir(parents=True, exist_ok=True)
         log = item.log.open("ab")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "detloom.study.work"],
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            self.command,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -164,8 +166,8 @@ def _error(status: int, log: Path) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = str(-status)
-        hint = "; was memory short?" if name == "SIGKILL" else ""
-        return f"the process was killed by {name}{hint} Its output: {log}"
+        hint = " (was memory short?)" if name == "SIGKILL" else ""
+        return f"the process was killed by {name}{hint}; its output: {log}"
     text = log.read_bytes().decode(errors="replace")
     if status == MISTAKE and ERROR_MARK in text:
         return text.rpartition(ERROR_MARK)[2].strip()

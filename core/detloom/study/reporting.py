@@ -27,15 +27,15 @@ COLUMNS = (
     "difference",
     "interval",
     "p (Holm)",
+    "statement",
     "parameters",
     "GFLOPs",
     "ms before",
     "ms after",
     "training",
     "memory MiB",
-    "statement",
 )
-FOUND = ("cell", "AP", "spread", "difference", "interval", "p (Holm)", "statement")
+FOUND = ("cell", "AP", "spread", "difference", "interval", "p (Holm)")
 COSTS = ("cell", "parameters", "GFLOPs", "ms before", "ms after", "training", "memory MiB")
 TEXTS = ("cell", "statement")
 NOTHING = "-"
@@ -72,13 +72,20 @@ def terminal_tables(report: Report) -> list[Any]:
     for title, columns in ((_title(report), FOUND), ("what it costs", COSTS)):
         table = Table(title=title, title_justify="left")
         for column in columns:
-            table.add_column(column, justify="left" if column in TEXTS else "right", overflow="fold")
+            table.add_column(
+                column, justify="left" if column in TEXTS else "right", overflow="fold", no_wrap=column == "interval"
+            )
         for row in rows(report):
             shown = dict(zip(COLUMNS, row, strict=True))
             # Intervals have brackets, which rich would take for its own.
             table.add_row(*(shown[column].replace("[", "\\[") for column in columns))
         tables.append(table)
     return tables
+
+
+def statements(report: Report) -> list[str]:
+    """Return a sentence for each cell but the baseline."""
+    return [f"{cell.name}: {_said(_cell(cell, comparison))}" for cell, comparison in report.cells[1:]]
 
 
 def as_markdown(report: Report) -> str:
@@ -207,16 +214,19 @@ def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
         _number(difference and difference["mean"], "+.4f"),
         f"[{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else NOTHING,
         _number(difference and difference["p_holm"], ".3f"),
+        _said(cell),
         _number(cell["parameters"] and cell["parameters"]["deployed"], ","),
         _number(cell["gflops"] and cell["gflops"]["deployed"], ".2f"),
         _number(latency.get("before"), ".1f"),
         _number(latency.get("after"), ".1f"),
         NOTHING if cell["training_seconds"] is None else seconds_in_words(cell["training_seconds"]),
         _number(cell["peak_memory_mib"], ".0f"),
-        cell["statement"]
-        if cell["status"] in ("finished", "impossible")
-        else f"{cell['statement']} ({cell['status']})",
     )
+
+
+def _said(cell: Mapping[str, Any]) -> str:
+    is_whole = cell["status"] in ("finished", "impossible")
+    return cell["statement"] if is_whole else f"{cell['statement']} ({cell['status']})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -143,7 +143,7 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
             yield f"{where}: '{name}' must be a table, as [{name}], got {tables[name]!r}"
             return
     if not tables.get("axes", True):
-        yield f'{where} [axes]: there is none; name a kind or a setting and its values, as assigner = ["yolov7", "atss"]'
+        yield f'{where} [axes]: there is none; give a kind or a setting values, as assigner = ["yolov7", "atss"]'
     yield from _axes_complaints(tables.get("axes", {}), f"{where} [axes]")
     if "cells" in tables and len(tables["cells"]) < 2:
         yield f"{where} [cells]: a study needs two cells at least: the baseline, and one to compare with it"

@@ -170,7 +170,7 @@ def _seconds_of_a_picture(recipe: Recipe, names: tuple[str, ...]) -> float:
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
         losses = detector(images_BCHW, targets)
-        torch.stack(list(losses.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
         if device == "cuda":
             torch.cuda.synchronize()
         taken = time.perf_counter() - started

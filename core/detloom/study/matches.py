@@ -114,16 +114,16 @@ class Matches:
         This is what COCO's evaluation gives on a data set that has copies of the images, up to the order of
         detections with equal scores.
         """
-        counts_RI = np.asarray(counts_RI, np.float64)
-        objects_RC = counts_RI @ self.objects_IC
+        weight_RI: Floats = counts_RI.astype(np.float64)
+        objects_RC: Floats = weight_RI @ self.objects_IC
         total_RC = np.zeros_like(objects_RC)
         for label in np.flatnonzero(self.objects_IC.any(0)).tolist():
             place_M = np.flatnonzero(self.label_N == label)
             order_M = place_M[np.argsort(-self.score_N[place_M], kind="stable")]
             rows = max(1, BLOCK // max(1, len(order_M)))
-            for start in range(0, len(counts_RI), rows):
+            for start in range(0, len(weight_RI), rows):
                 block = slice(start, start + rows)
-                total_RC[block, label] = self._class_ap(order_M, counts_RI[block], objects_RC[block, label])
+                total_RC[block, label] = self._class_ap(order_M, weight_RI[block], objects_RC[block, label])
         has_objects_RC = objects_RC > 0
         num_R = has_objects_RC.sum(1)
         sums_R = np.where(has_objects_RC, total_RC, 0.0).sum(1)
@@ -177,12 +177,12 @@ class Matches:
         except (KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"{path}: these are no matches of a run: {error!r}; remove the file") from error
 
-    def _class_ap(self, order_M: NDArray[np.intp], counts_RI: Floats, objects_R: Floats) -> Floats:
+    def _class_ap(self, order_M: NDArray[np.intp], weight_RI: Floats, objects_R: Floats) -> Floats:
         """Return AP of a class, a mean over overlaps; its detections come best first."""
-        weight_RM = counts_RI[:, self.image_N[order_M]]
+        weight_RM = weight_RI[:, self.image_N[order_M]]
         right_M, ignored_M = self.right_N[order_M], self.ignored_N[order_M]
         everything_RM = None if ignored_M.any() else weight_RM.cumsum(1)
-        result_R = np.zeros(len(counts_RI))
+        result_R = np.zeros(len(weight_RI))
         for bit in range(len(OVERLAPS)):
             right_K = np.flatnonzero(right_M >> bit & 1)
             if not len(right_K):
@@ -242,7 +242,7 @@ def _matched(iou_MG: Floats, is_crowd_G: NDArray[np.bool_]) -> tuple[Integers, I
 
 def _overlaps(boxes_M4: NDArray[np.float32], truth_G4: NDArray[np.float32], is_crowd_G: NDArray[np.bool_]) -> Floats:
     """Return IoU, and for crowds the share of the detection that lies inside; in float64, as COCO has it."""
-    boxes_M4, truth_G4 = boxes_M4.astype(np.float64), truth_G4.astype(np.float64)  # type: ignore[assignment] # wider on purpose
+    boxes_M4, truth_G4 = boxes_M4.astype(np.float64), truth_G4.astype(np.float64)
     low_MG2 = np.maximum(boxes_M4[:, None, :2], truth_G4[None, :, :2])
     high_MG2 = np.minimum(boxes_M4[:, None, 2:], truth_G4[None, :, 2:])
     common_MG = np.maximum(high_MG2 - low_MG2, 0).prod(-1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def test_runs_compared_by_themselves_differ_as_in_the_study(whole: Path, tmp_pat
     expected = report(whole)["cells"][1]
     assert (plain["name"], atss["name"]) == ("plain", "atss")
     assert atss["AP"] == expected["AP"]
-    # One comparison here, but Holm's correction of one is none there, too, as nothing else could be compared.
+    # Holm corrects nothing there, either: the other cells could not be compared.
     assert atss["difference"] == expected["difference"]
     assert "assigner.use" in " ".join(atss["overrides"])
     assert (tmp_path / "report" / "report.html").exists()
@@ -220,17 +221,20 @@ def test_dry_run_lists_cells_with_size_and_time_and_makes_nothing(study: Path, t
 
 
 @pytest.mark.slow
-def test_second_command_in_one_directory_is_refused(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from detloom.study.directory import StudyDirectory
-    from detloom.study.settings import load_study
+def test_studies_of_the_page_can_be_run(study: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "ablation.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    names = []
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"study-{number}.toml"
+        file.write_text(block.replace('"demo/data"', json.dumps(str(study.parent / "data"))), encoding="utf-8")
 
-    monkeypatch.setattr("detloom.study.directory.PATIENCE", 0.2)
-    holder = StudyDirectory(tmp_path / "one")
-    holder.open(load_study(study), [])
+        result = run("ablate", file, "-o", tmp_path / "none", "--dry-run", "--json")
 
-    result = run("ablate", study, "-o", tmp_path / "one")
-
-    holder.close()
-    assert result.exit_code == 2
+        assert result.exit_code == 0, result.output
+        cells = json.loads(result.stdout)["cells"]
+        assert [cell["reason"] for cell in cells] == [""] * len(cells)
+        names.append([cell["name"] for cell in cells])
+    assert names[0] == ["baseline", "assigner=simota", "assigner=atss", "assigner=paa(candidates=9)", "implicit=false"]
+    assert names[1] == ["plain", "atss", "atss-without-implicit"]
+    assert all(f"`{name}`" in text for name in names[0])

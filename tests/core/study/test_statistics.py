@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from detloom.study.matches import OVERLAPS, Matches
 from detloom.study.statistics import Difference, compare, draw_images, draw_seeds, holm, statement
@@ -12,7 +13,7 @@ from detloom.study.statistics import Difference, compare, draw_images, draw_seed
 EVERY = (1 << len(OVERLAPS)) - 1
 
 
-def arm(random: np.random.Generator, chance_I: np.ndarray) -> Matches:  # type: ignore[type-arg] # of float64
+def arm(random: np.random.Generator, chance_I: NDArray[np.float64]) -> Matches:
     """Return a run on images of one object each: a detection that is right with a chance of its image's own."""
     num = len(chance_I)
     right_N = random.random(num) < chance_I

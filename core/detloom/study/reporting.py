@@ -30,13 +30,13 @@ COLUMNS = (
     "statement",
     "parameters",
     "GFLOPs",
-    "ms before",
-    "ms after",
+    "ms",
+    "ms fused",
     "training",
-    "memory MiB",
+    "MiB",
 )
 FOUND = ("cell", "AP", "spread", "difference", "interval", "p (Holm)")
-COSTS = ("cell", "parameters", "GFLOPs", "ms before", "ms after", "training", "memory MiB")
+COSTS = ("cell", "parameters", "GFLOPs", "ms", "ms fused", "training", "MiB")
 TEXTS = ("cell", "statement")
 NOTHING = "-"
 
@@ -244,7 +244,8 @@ def caption(report: Report) -> str:
     return (
         f"AP of the {about['weights']} weights, mean over seeds; differences to '{about['baseline']}' with "
         f"{about['confidence']:.0%} intervals by {about['method']}; {about['resamples']} draws. Parameters and GFLOPs "
-        "of the deployed form; milliseconds of one picture before and after the reparam passes."
+        "of the deployed form; ms: milliseconds of one picture, before and after the reparam passes; MiB: the most "
+        "memory of a training."
     )
 
 

@@ -6,7 +6,6 @@ Everything that was done is in files, so an item that was cut off is simply done
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from statistics import median
 from typing import Any, Literal
 
 from detloom.durable import write_text
-from detloom.errors import DetloomError, TrainingError
+from detloom.errors import DataError, DetloomError, TrainingError
 from detloom.recipe import Recipe
 from detloom.study.executor import ERROR_MARK, INTERRUPTED, MISTAKE
 
@@ -104,6 +103,11 @@ def measure(run: Path, *, weights: Weights, data: str | None = None, peak_memory
     table = recipe.tables.get(Kind.DATASET)
     _, val = open_splits(data or begun_with, recipe.data, table, seed=recipe.train.seed)
     refuse_faults((val,), skip_bad=recipe.data.skip_bad)
+    if not any((~image.is_crowd_N).any() for image in val.images):
+        raise DataError(
+            f"{val.source}: the split '{recipe.data.val}' has no objects, so there is no AP to compare; "
+            "name another in data.val"
+        )
     found = detect_split(load_artifact(artifact), val, recipe, device=_device())
     matches = Matches.of(found, val, source=digest(artifact))
     matches.write(run / MATCHES)
@@ -162,7 +166,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def peak_memory_mib() -> float:
+def peak_memory_mib() -> float | None:
     """Return the most memory that this process had at once: of its GPU, where it has one, else of the machine."""
     import torch
 
@@ -173,6 +177,10 @@ def peak_memory_mib() -> float:
         # What getrusage says on Linux counts the process from which this one was forked, too.
         line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
         return round(int(line.split()[1]) / 2**10, 1)
+    try:
+        import resource
+    except ImportError:  # Windows does not say.
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

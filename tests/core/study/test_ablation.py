@@ -1,5 +1,6 @@
 """A study from end to end: whole, killed and gone on with, changed; and its runs compared."""
 
+import fcntl
 import json
 import os
 import re
@@ -161,6 +162,36 @@ def test_study_that_was_killed_goes_on_to_the_same_table(study: Path, whole: Pat
     assert lasting(out) == lasting(whole)
     # What was finished was kept.
     assert (out / "cells" / "plain" / "seed-0" / "measured.json").stat().st_mtime_ns == first
+
+
+@pytest.mark.slow
+def test_interrupted_study_stops_its_runs_cleanly(study: Path) -> None:
+    out = study.parent / "interrupted"
+    # A process that was started in the background may have been told to ignore Ctrl-C.
+    code = (
+        "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from detloom.cli import main\nmain()\n"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, "ablate", str(study), "-o", str(out)], env=environment(), stderr=subprocess.PIPE
+    )
+    state = out / "cells" / "plain" / "seed-0" / "state.safetensors"
+    deadline = time.monotonic() + 300
+    while not state.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=120)
+
+    assert started.returncode == 130, said
+    assert said.decode().endswith("Stopped.\n")
+    about = json.loads((state.parent / "run.json").read_text())
+    assert about["status"] in ("interrupted", "finished")
+    # Nobody holds its locks any more.
+    assert not (out / "report.json").exists()
+    with (out / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.slow

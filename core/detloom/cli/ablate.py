@@ -51,7 +51,7 @@ def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json:
 
     with shown_progress("checking the cells", is_shown=not as_json) as progress:
         cells = prepare(loaded, progress)
-    directory = StudyDirectory(out)
+    directory = StudyDirectory(out, loaded.settings.weights)
     directory.check(loaded, cells)
     if dry_run:
         _tell_plan(loaded, cells, directory, jobs, as_json=as_json)

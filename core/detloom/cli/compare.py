@@ -8,7 +8,7 @@ import click
 from detloom.cli.options import echo_json, json_option, print_report, shown_progress
 
 if TYPE_CHECKING:
-    from detloom.study.work import Weights
+    from detloom.study.matches import Weights
 
 __all__ = ["command"]
 

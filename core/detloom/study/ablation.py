@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 from detloom.data.faults import refuse_faults
@@ -85,20 +86,22 @@ def run_study(
     items = {f"{cell.name}, seed {seed}": (cell, seed) for cell, seed in waiting}
     held = (directory.lock_number,) if directory.lock_number >= 0 else ()
     executor = executor or LocalExecutor(jobs, devices=_devices(), keep_open=held)
-    for outcome in _outcomes(executor, [_train_item(study, directory, *each) for each in waiting]):
-        cell, seed = items[outcome.item.name]
-        error = outcome.error
-        if not error and not directory.is_finished(cell.name, seed):
-            error = f"the process left no result; its output: {outcome.item.log}"
-        directory.note(cell.name, seed, error)
-        done += 1
-        view(f"{outcome.item.name}: {error or 'finished'}", done, total)
+    # Closed on Ctrl-C, so that what is running is stopped at once.
+    with closing(executor.run([_train_item(study, directory, *each) for each in waiting])) as outcomes:
+        for outcome in outcomes:
+            cell, seed = items[outcome.item.name]
+            error = outcome.error
+            if not error and not directory.is_finished(cell.name, seed):
+                error = f"the process left no result; its output: {outcome.item.log}"
+            directory.note(cell.name, seed, error)
+            done += 1
+            view(f"{outcome.item.name}: {error or 'finished'}", done, total)
     # Alone on the machine, after all training: others at work would be timed, too.
     alone = LocalExecutor(1, keep_open=held)
-    timed = list(_latency_items(study, possible, directory))
-    for outcome in _outcomes(alone, timed):
-        if outcome.error:
-            view(f"{outcome.item.name}: {outcome.error}", total, total)
+    with closing(alone.run(list(_latency_items(study, possible, directory)))) as outcomes:
+        for outcome in outcomes:
+            if outcome.error:
+                view(f"{outcome.item.name}: {outcome.error}", total, total)
 
 
 def report_of(
@@ -196,22 +199,11 @@ def _latency_items(study: Study, cells: Sequence[Cell], directory: StudyDirector
             yield WorkItem(f"{cell.name}, latency", task, directory.log(cell.name, "latency"))
 
 
-def _outcomes(executor: Executor, items: Sequence[WorkItem]) -> Iterator[Any]:
-    outcomes = executor.run(items)
-    try:
-        yield from outcomes
-    finally:
-        # On Ctrl-C what is running is stopped now, not when memory is tidied.
-        close = getattr(outcomes, "close", None)
-        if close is not None:
-            close()
-
-
 def _result(study: Study, cell: Cell, directory: StudyDirectory) -> CellResult:
     if cell.recipe is None:
         return CellResult(cell.name, cell.overrides, reason=cell.reason)
     runs = tuple(
-        read_result(directory.run(cell.name, seed), seed, directory.error(cell.name, seed))
+        read_result(directory.run(cell.name, seed), seed, directory.error(cell.name, seed), study.settings.weights)
         for seed in study.settings.seeds
     )
     file = directory.latency(cell.name)

@@ -1,7 +1,7 @@
 """A study's directory: one study in one directory, and one process at a time.
 
 study.json                   the study as resolved, which the next command must have, too
-cells/NAME/seed-0/           an ordinary run, with matches.safetensors and measured.json once it is finished
+cells/NAME/seed-0/           an ordinary run, with its matches and measured-last.json once it is finished
 cells/NAME/seed-0.log        what its process said
 cells/NAME/seed-0.error      why it failed, until it succeeds
 cells/NAME/latency.json      milliseconds before and after the reparam passes
@@ -19,8 +19,9 @@ from detloom.durable import remove_leftovers, write_text
 from detloom.engine.run import differences
 from detloom.errors import ArtifactError
 from detloom.study.cells import Cell
+from detloom.study.matches import Weights
 from detloom.study.settings import Study
-from detloom.study.work import MEASURED
+from detloom.study.work import measured_file
 
 __all__ = ["StudyDirectory"]
 
@@ -33,8 +34,9 @@ PATIENCE = 10.0
 class StudyDirectory:
     """Where a study's runs and reports lie; while it is entered, no other command may write there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, weights: Weights = "last") -> None:
         self.path = path
+        self._weights = weights
         self._lock: IO[str] | None = None
 
     def run(self, cell: str, seed: int) -> Path:
@@ -55,7 +57,7 @@ class StudyDirectory:
 
     def is_finished(self, cell: str, seed: int) -> bool:
         """Return whether a run is trained and measured."""
-        return (self.run(cell, seed) / MEASURED).exists()
+        return measured_file(self.run(cell, seed), self._weights).exists()
 
     def error(self, cell: str, seed: int) -> str:
         """Return why a run failed when it was last tried; empty where it did not."""

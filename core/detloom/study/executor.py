@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Outcome:
 class Executor(Protocol):
     """Does items, several at once where it can."""
 
-    def run(self, items: Iterable[WorkItem]) -> Iterator[Outcome]:
+    def run(self, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
         """Yield the outcome of each item as it ends; when it is closed early, the others are stopped."""
 
 
@@ -81,7 +81,7 @@ class LocalExecutor:
     command: tuple[str, ...] = (sys.executable, "-m", "detloom.study.work")
     _running: dict[int, tuple[WorkItem, subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=dict)
 
-    def run(self, items: Iterable[WorkItem]) -> Iterator[Outcome]:
+    def run(self, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
         """Yield the outcome of each item as it ends."""
         waiting = iter(items)
         is_dry = False

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ from detloom.durable import read_tensors, write_tensors
 from detloom.errors import ArtifactError
 from detloom.structures import Detections
 
-__all__ = ["MATCHES", "OVERLAPS", "Matches"]
+__all__ = ["OVERLAPS", "Matches", "Weights", "matches_file"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-MATCHES = "matches.safetensors"
+Weights = Literal["last", "best"]
+"""Which artifact of a run is measured."""
+
 OVERLAPS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 MOST_OF_A_CLASS = 100
@@ -199,6 +201,11 @@ class Matches:
             reached_RK = np.searchsorted(RECALLS, recall_RK, side="right")
             result_R += (best_RK * np.diff(reached_RK, axis=1, prepend=0)).sum(1) / len(RECALLS)
         return result_R / len(OVERLAPS)
+
+
+def matches_file(run: Path, weights: Weights) -> Path:
+    """Return where the matches of a run's weights are kept."""
+    return run / f"matches-{weights}.safetensors"
 
 
 def _fates(

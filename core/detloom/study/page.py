@@ -13,7 +13,7 @@ from PIL import Image
 from detloom.data.reading import read_picture
 from detloom.errors import DataError
 from detloom.pictures import colour
-from detloom.study.matches import MATCHES, Matches
+from detloom.study.matches import Matches
 from detloom.study.reporting import COLUMNS, Report, as_data, rows
 
 __all__ = ["page"]
@@ -41,7 +41,7 @@ def page(report: Report) -> str:
 def _pictures(report: Report) -> dict[str, Any]:
     """Return some pictures of the validation split, and what the first finished run of each cell found there."""
     first = [next(iter(cell.finished.values()), None) for cell, _ in report.cells]
-    found = [None if run is None else Matches.read(run.directory / MATCHES) for run in first]
+    found = [None if run is None else Matches.read(run.matches) for run in first]
     known = next((each for each in found if each is not None), None)
     if known is None:
         return {"names": [], "images": []}

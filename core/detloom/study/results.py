@@ -14,9 +14,9 @@ import numpy as np
 
 from detloom.assembly import CheckReport
 from detloom.errors import ArtifactError, DataError
-from detloom.study.matches import MATCHES, Matches
+from detloom.study.matches import Matches, Weights, matches_file
 from detloom.study.statistics import Difference, compare, draw_images, draw_seeds, holm, statement
-from detloom.study.work import MEASURED
+from detloom.study.work import measured_file
 
 __all__ = ["CellResult", "Comparison", "RunResult", "compared", "read_result"]
 
@@ -33,6 +33,7 @@ class RunResult:
         directory: Where it lies.
         status: How it stands.
         error: Why it failed.
+        matches: Where its matches are.
         ap: Of the weights that are compared.
         seconds: That its epochs took, evaluation included.
         peak_memory_mib: The most that its training needed, where it was seen.
@@ -43,6 +44,7 @@ class RunResult:
     directory: Path
     status: RunStatus
     error: str = ""
+    matches: Path = Path()
     ap: float | None = None
     seconds: float | None = None
     peak_memory_mib: float | None = None
@@ -114,18 +116,22 @@ class Comparison:
     statement: str
 
 
-def read_result(directory: Path, seed: int, error: str = "") -> RunResult:
+def read_result(directory: Path, seed: int, error: str = "", weights: Weights = "last") -> RunResult:
     """Return what is known of a run."""
     curve = _curve(directory)
     seconds = sum(epoch["seconds"] or 0.0 for epoch in curve) if curve else None
+    file = measured_file(directory, weights)
     try:
-        measured = json.loads((directory / MEASURED).read_text(encoding="utf-8"))
+        measured = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return RunResult(seed, directory, "failed" if error else "pending", error, seconds=seconds, curve=curve)
     except (OSError, ValueError) as broken:
-        raise ArtifactError(f"{directory / MEASURED}: cannot be read: {broken}; remove the file") from broken
+        raise ArtifactError(f"{file}: cannot be read: {broken}; remove the file") from broken
     ap, memory = measured["AP"], measured["peak_memory_mib"]
-    return RunResult(seed, directory, "finished", ap=ap, seconds=seconds, peak_memory_mib=memory, curve=curve)
+    matches = matches_file(directory, weights)
+    return RunResult(
+        seed, directory, "finished", matches=matches, ap=ap, seconds=seconds, peak_memory_mib=memory, curve=curve
+    )
 
 
 def compared(
@@ -151,7 +157,7 @@ def compared(
     ap_R: dict[Path, Any] = {}
     images_RI, reference = None, None
     for done, run in enumerate(everything, 1):
-        matches = Matches.read(run.directory / MATCHES)
+        matches = Matches.read(run.matches)
         if reference is None or images_RI is None:
             reference, images_RI = (matches, run), draw_images(random, resamples, len(matches.pictures))
         _demand_same_pictures(matches, run, *reference)
@@ -207,7 +213,7 @@ def _demand_same_pictures(matches: Matches, run: RunResult, other: Matches, othe
     raise DataError(
         f"{run.directory} and {other_run.directory} were measured on different pictures or annotations, so their "
         "difference says nothing of the recipes. Compare runs with one validation split; where the data has changed "
-        f"since, remove {MATCHES} and {MEASURED} of both runs, so that they are measured again."
+        f"since, remove {run.matches.name} from both, so that they are measured again."
     )
 
 

@@ -10,13 +10,15 @@ from detloom.engine.anchoring import FOUND, HEAD_ANCHORS
 from detloom.engine.run import ABOUT, ORIGINS, differences, read_run
 from detloom.errors import ArtifactError, RecipeError
 from detloom.recipe import Recipe
-from detloom.study.matches import MATCHES, Matches
+from detloom.study.matches import Matches, Weights, matches_file
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult, compared, read_result
 from detloom.study.statistics import METHOD
-from detloom.study.work import MEASURED, Weights, digest, latency, measure, weights_of
+from detloom.study.work import digest, latency, measure, measured_file, weights_of
 
 __all__ = ["compare_runs", "grouped"]
+
+WEIGHTS: tuple[Weights, ...] = ("last", "best")
 
 
 def grouped(arguments: Sequence[str]) -> dict[str, list[Path]]:
@@ -83,7 +85,7 @@ def compare_runs(
         results = []
         for run in runs:
             _measure_once(run, weights, data)
-            results.append(read_result(run, read_run(run)[0].train.seed))
+            results.append(read_result(run, read_run(run)[0].train.seed, weights=weights))
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -112,12 +114,14 @@ def _measure_once(run: Path, weights: Weights, data: str | None) -> None:
     artifact = weights_of(run, weights)
     if not artifact.exists():
         raise ArtifactError(f"{artifact}: there is no such artifact; has the run finished an epoch?")
-    memory = None
-    if (run / MEASURED).exists() and (run / MATCHES).exists():
-        if data is None and Matches.read(run / MATCHES).source == digest(artifact):
-            return
-        memory = json.loads((run / MEASURED).read_text(encoding="utf-8"))["peak_memory_mib"]
-    measure(run, weights=weights, data=data, peak_memory=memory)
+    known = measured_file(run, weights)
+    matches = matches_file(run, weights)
+    if data is None and known.exists() and matches.exists() and Matches.read(matches).source == digest(artifact):
+        return
+    # What its training needed does not depend on the weights that are measured.
+    seen = (file for each in WEIGHTS if (file := measured_file(run, each)).exists())
+    memories = [json.loads(file.read_text(encoding="utf-8"))["peak_memory_mib"] for file in seen]
+    measure(run, weights=weights, data=data, peak_memory=next((each for each in memories if each is not None), None))
 
 
 def _check_group(name: str, runs: Sequence[Path]) -> None:

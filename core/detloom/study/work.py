@@ -13,25 +13,24 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from detloom.durable import write_text
 from detloom.errors import DataError, DetloomError, TrainingError
 from detloom.recipe import Recipe
 from detloom.study.executor import ERROR_MARK, INTERRUPTED, MISTAKE
 
-__all__ = ["MEASURED", "latency", "latency_task", "measure", "perform", "train_task", "weights_of"]
+if TYPE_CHECKING:
+    from detloom.study.matches import Weights
 
-MEASURED = "measured.json"
-"""What a study knows of a finished run beside its matches; written last."""
+__all__ = ["latency", "latency_task", "measure", "measured_file", "perform", "train_task", "weights_of"]
 
 # Of timing a detector: passes at least, and seconds after which no more are begun.
 FEWEST, LONG_ENOUGH = 5, 3.0
 TRAIN, LATENCY = "train", "latency"
-Weights = Literal["last", "best"]
 
 
-def train_task(recipe: Recipe, *, data: str, out: Path, weights: Weights) -> dict[str, Any]:
+def train_task(recipe: Recipe, *, data: str, out: Path, weights: "Weights") -> dict[str, Any]:
     """Return the task to train a run, or go on with it, and to measure its weights."""
     plain = {
         "name": recipe.name,
@@ -42,7 +41,7 @@ def train_task(recipe: Recipe, *, data: str, out: Path, weights: Weights) -> dic
     return {"do": TRAIN, "recipe": plain, "data": data, "out": str(out), "weights": weights}
 
 
-def latency_task(run: Path, *, out: Path, weights: Weights) -> dict[str, Any]:
+def latency_task(run: Path, *, out: Path, weights: "Weights") -> dict[str, Any]:
     """Return the task to time the detector of a run and to write the times to ``out``."""
     return {"do": LATENCY, "run": str(run), "out": str(out), "weights": weights}
 
@@ -74,7 +73,7 @@ def perform(task: Mapping[str, Any]) -> None:
     measure(out, weights=task["weights"], peak_memory=memory)
 
 
-def measure(run: Path, *, weights: Weights, data: str | None = None, peak_memory: float | None = None) -> float:
+def measure(run: Path, *, weights: "Weights", data: str | None = None, peak_memory: float | None = None) -> float:
     """Match the detections of a run's weights on its validation split, and write what a study needs of it.
 
     Args:
@@ -96,7 +95,7 @@ def measure(run: Path, *, weights: Weights, data: str | None = None, peak_memory
     from detloom.engine.evaluate import detect_split
     from detloom.engine.run import read_run
     from detloom.kinds import Kind
-    from detloom.study.matches import MATCHES, Matches
+    from detloom.study.matches import Matches, matches_file
 
     recipe, begun_with = read_run(run)
     artifact = weights_of(run, weights)
@@ -110,9 +109,9 @@ def measure(run: Path, *, weights: Weights, data: str | None = None, peak_memory
         )
     found = detect_split(load_artifact(artifact), val, recipe, device=_device())
     matches = Matches.of(found, val, source=digest(artifact))
-    matches.write(run / MATCHES)
+    matches.write(matches_file(run, weights))
     content = {"AP": matches.ap, "weights": weights, "peak_memory_mib": peak_memory}
-    write_text(run / MEASURED, json.dumps(content) + "\n")
+    write_text(measured_file(run, weights), json.dumps(content) + "\n")
     return matches.ap
 
 
@@ -152,7 +151,12 @@ def latency(artifact: Path) -> dict[str, Any]:
     }
 
 
-def weights_of(run: Path, weights: Weights) -> Path:
+def measured_file(run: Path, weights: "Weights") -> Path:
+    """Return where it is kept what a study knows of a finished run beside its matches; written last."""
+    return run / f"measured-{weights}.json"
+
+
+def weights_of(run: Path, weights: "Weights") -> Path:
     """Return the artifact of a run that is compared; that of the last epoch where none was evaluated."""
     best = run / "best.safetensors"
     return best if weights == "best" and best.exists() else run / "last.safetensors"

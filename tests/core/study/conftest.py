@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from detloom.assembly import CheckReport
-from detloom.study.matches import MATCHES, OVERLAPS, Matches
+from detloom.study.matches import OVERLAPS, Matches, matches_file
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult, RunResult, compared, read_result
 from detloom.study.statistics import METHOD
-from detloom.study.work import MEASURED
+from detloom.study.work import measured_file
 
 NUM_IMAGES = 40
 CHECKED = CheckReport("made", 1, (64, 64), (8,), 2000, 1000, 0.5, 0.25, ())
@@ -45,9 +45,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         )
         directory = tmp_path / name / f"seed-{seed}"
         directory.mkdir(parents=True)
-        matches.write(directory / MATCHES)
+        matches.write(matches_file(directory, "last"))
         measured = {"AP": matches.ap, "weights": "last", "peak_memory_mib": 100.0 + seed}
-        (directory / MEASURED).write_text(json.dumps(measured))
+        measured_file(directory, "last").write_text(json.dumps(measured))
         epochs = [
             {
                 "epoch": epoch,

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from detloom.cli import cli
 from detloom.engine.run import read_run
 from detloom.scenes import write_scenes
-from detloom.study.matches import MATCHES, Matches
+from detloom.study.matches import Matches, matches_file
 
 STUDY = """
 recipe = "yolov7-tiny"
@@ -130,7 +130,7 @@ def test_each_run_is_an_ordinary_one_with_its_seed_and_its_evaluators_ap(whole: 
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
 
         assert recipe.train.seed == seed
-        assert Matches.read(directory / MATCHES).ap == pytest.approx(last["metrics"]["AP"], abs=1e-6)
+        assert Matches.read(matches_file(directory, "last")).ap == pytest.approx(last["metrics"]["AP"], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_study_that_was_killed_goes_on_to_the_same_table(study: Path, whole: Pat
         time.sleep(0.01)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    first = (out / "cells" / "plain" / "seed-0" / "measured.json").stat().st_mtime_ns
+    first = (out / "cells" / "plain" / "seed-0" / "measured-last.json").stat().st_mtime_ns
 
     again = subprocess.run(
         command("ablate", study, "-o", out, "--jobs", "2"),
@@ -161,7 +161,7 @@ def test_study_that_was_killed_goes_on_to_the_same_table(study: Path, whole: Pat
     assert again.returncode == 1, again.stderr
     assert lasting(out) == lasting(whole)
     # What was finished was kept.
-    assert (out / "cells" / "plain" / "seed-0" / "measured.json").stat().st_mtime_ns == first
+    assert (out / "cells" / "plain" / "seed-0" / "measured-last.json").stat().st_mtime_ns == first
 
 
 @pytest.mark.slow
@@ -221,6 +221,23 @@ def test_runs_compared_by_themselves_differ_as_in_the_study(whole: Path, tmp_pat
     assert atss["difference"] == expected["difference"]
     assert "assigner.use" in " ".join(atss["overrides"])
     assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_comparing_other_weights_leaves_the_study_as_it_was(study: Path, whole: Path) -> None:
+    before = lasting(whole)
+    runs = [whole / "cells" / cell / "seed-0" for cell in ("plain", "atss")]
+
+    best = run("compare", *runs, "--weights", "best", "--resamples", "100", "--json")
+    again = run("ablate", study, "-o", whole, "--json")
+
+    assert best.exit_code == 0, best.output
+    for cell, directory in zip(json.loads(best.stdout)["cells"], runs, strict=True):
+        epochs = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        ap = max(epochs, key=lambda epoch: epoch["fitness"])["metrics"]["AP"]
+        assert cell["AP"]["mean"] == pytest.approx(ap, abs=1e-6)
+    assert again.exit_code == 1
+    assert lasting(whole) == before
 
 
 @pytest.mark.slow

@@ -70,6 +70,18 @@ def test_no_more_run_at_once_than_asked_and_cores_are_shared(tmp_path: Path, mon
     assert all((tmp_path / name).read_text().split()[1] == "2" for name in "abcd")
 
 
+def test_each_job_has_a_gpu_of_its_own_where_there_are_several(tmp_path: Path) -> None:
+    worker = WORKER.replace('os.environ["OMP_NUM_THREADS"]', 'os.environ["CUDA_VISIBLE_DEVICES"]')
+    worker = worker.replace("match task", "time.sleep(0.5)\nmatch task")
+
+    found = LocalExecutor(2, devices=("4", "7"), command=(sys.executable, "-c", worker)).run(
+        [item(tmp_path, name) for name in "ab"]
+    )
+
+    assert [each.error for each in found] == ["", ""]
+    assert {(tmp_path / name).read_text().split()[1] for name in "ab"} == {"4", "7"}
+
+
 def test_closing_early_asks_what_is_running_to_stop(tmp_path: Path) -> None:
     found = LocalExecutor(2, command=COMMAND).run([item(tmp_path, "slow", "sleep"), item(tmp_path, "quick")])
     first: Outcome = next(found)
@@ -77,7 +89,7 @@ def test_closing_early_asks_what_is_running_to_stop(tmp_path: Path) -> None:
     while not (tmp_path / "slow").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    found.close()  # type: ignore[attr-defined] # a generator
+    found.close()
 
     assert first.item.name == "quick"
     pid, *rest = (tmp_path / "slow").read_text().splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 from detloom.errors import DataError
 from detloom.study.figures import plot_curves, plot_differences
-from detloom.study.matches import MATCHES, Matches
+from detloom.study.matches import Matches
 from detloom.study.reporting import COLUMNS, Report, as_csv, as_data, as_markdown, rows, seconds_in_words, statements
 from detloom.study.results import CellResult, compared
 from detloom.study.writing import write_report
@@ -111,7 +111,7 @@ def test_all_files_are_written(report: Report, tmp_path: Path) -> None:
 
 def test_runs_on_different_pictures_are_not_compared(report: Report) -> None:
     plain, better = (cell for cell, _ in report.cells[:2])
-    file = better.runs[0].directory / MATCHES
+    file = better.runs[0].matches
     matches = Matches.read(file)
     object.__setattr__(matches, "objects_IC", matches.objects_IC + 1)
     matches.write(file)

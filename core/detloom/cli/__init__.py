@@ -15,9 +15,11 @@ from detloom.errors import DetloomError, suggest
 __all__ = ["cli", "main"]
 
 VERBS = {
+    "ablate": "Train the variants of a study, and say which differ.",
     "anchors": "Search anchors for a data set, and write a recipe with them.",
     "assign": "Draw which priors assigners take for the objects of a picture.",
     "check": "Report all mistakes of a recipe, and its parameters and operations.",
+    "compare": "Compare runs: differences in AP, with intervals.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
     "doctor": "Say what is installed, and import every component.",
     "fuse": "Fold an artifact to its deployed form, and prove that it is equal.",

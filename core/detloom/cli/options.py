@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -12,12 +12,16 @@ from click.shell_completion import CompletionItem
 from detloom.catalogue import RECIPE
 from detloom.errors import RecipeError
 
+if TYPE_CHECKING:
+    from detloom.study.reporting import Report
+
 __all__ = [
     "complete_recipe",
     "compute_options",
     "echo_json",
     "json_option",
     "plugin_option",
+    "print_report",
     "refuse_fixed_settings",
     "set_option",
     "shown_progress",
@@ -122,3 +126,15 @@ def shown_progress(title: str, *, is_shown: bool = True) -> Iterator[Callable[[i
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def print_report(report: "Report") -> None:
+    """Print the tables of a study or of compared runs, and how they are to be read."""
+    from rich.console import Console
+
+    from detloom.study.reporting import caption, statements, terminal_tables
+
+    console = Console()
+    for table in terminal_tables(report):
+        console.print(table)
+    click.echo("\n".join((*statements(report), "", caption(report))))

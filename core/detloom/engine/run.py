@@ -29,7 +29,7 @@ from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
 from detloom.recipe import PLUGINS, Recipe
 
-__all__ = ["EpochRecord", "Run", "Status", "check_directory", "has_state", "open_run", "read_run"]
+__all__ = ["EpochRecord", "Run", "Status", "check_directory", "differences", "has_state", "open_run", "read_run"]
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 """``stopped``: an observer asked for it; ``interrupted``: the user did, and the run can be resumed."""
@@ -337,7 +337,7 @@ def _check_same(run: Run) -> None:
     old, new = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(run.recipe.to_toml())
     for tables in (old, new):
         tables.pop(PLUGINS, None)  # a file may have been moved
-    different = _differences(old, new)
+    different = differences(old, new)
     if different:
         raise ArtifactError(
             f"{run.directory}: the run was begun with another recipe; it differs in {', '.join(different[:8])}\n"
@@ -353,12 +353,13 @@ def _check_same(run: Run) -> None:
             )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """Return in words where two tables differ, key by key."""
     found = []
     for key in sorted({*old, *new}):
         one, other, here = old.get(key), new.get(key), f"{path}{key}"
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += _differences(one, other, f"{here}.")
+            found += differences(one, other, f"{here}.")
         elif one != other:
             found.append(f"{here} ({one!r}, now {other!r})")
     return found

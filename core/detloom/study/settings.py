@@ -1,0 +1,205 @@
+"""Studies: a TOML file that varies a recipe. Light: imports no torch.
+
+    recipe = "yolov7-tiny"
+    data = "data/bccd"
+    seeds = [0, 1, 2]
+    design = "one-at-a-time"            # or "grid"; above [axes], or TOML takes it for an axis
+
+    [axes]
+    assigner = ["yolov7", "atss", { use = "paa", candidates = 9 }]
+    "head.implicit" = [true, false]
+
+    [overrides]                         # common to all
+    "train.epochs" = 30
+
+The baseline has the first value of each axis. In the place of ``[axes]``, a study may name its cells: ``[cells.NAME]``
+tables of overrides, of which the first is the baseline.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from detloom.errors import RecipeError, suggest
+from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
+from detloom.settings import validated
+
+__all__ = ["Design", "Study", "StudySettings", "load_study"]
+
+Design = Literal["one-at-a-time", "grid", "cells"]
+
+TABLES = ("axes", "cells", "overrides")
+SEED = "train.seed"
+# They would give each seed, or each cell, pictures of its own to be measured on.
+FIXED = {
+    SEED: "`seeds` says which seeds each cell is trained with",
+    "data.holdout": "it would measure each seed on other pictures; give the data a validation split of its own",
+}
+
+
+class StudySettings(BaseModel):
+    """What a study says beside its tables."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    recipe: str = Field(description="A bundled name, or a path relative to the study.")
+    data: str = Field(description="The data set, relative to where the command is given.")
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="Each cell is trained with each.")
+    design: Literal["one-at-a-time", "grid"] = Field(
+        default="one-at-a-time", description="Change one axis of the baseline at a time, or combine all values."
+    )
+    baseline: str | None = Field(default=None, description="The cell that others are compared with; the first.")
+    weights: Literal["last", "best"] = Field(
+        default="last",
+        description="What is compared. The best epoch is chosen on the pictures that it is then measured on.",
+    )
+    resamples: int = Field(default=1000, ge=100, description="Draws of the bootstrap.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the intervals.")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study, its form checked; its cells are not yet.
+
+    Attributes:
+        name: The file's stem.
+        settings: What it says beside its tables.
+        design: How axes become cells; "cells" where these are named.
+        axes: Values of each axis, by recipe key.
+        cells: Overrides of each named cell.
+        overrides: Common to all.
+    """
+
+    name: str
+    settings: StudySettings
+    design: Design
+    axes: Mapping[str, tuple[Any, ...]]
+    cells: Mapping[str, Mapping[str, Any]]
+    overrides: Mapping[str, Any]
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            **self.settings.model_dump(mode="json"),
+            "name": self.name,
+            "design": self.design,
+            "axes": {key: list(values) for key, values in self.axes.items()},
+            "cells": {name: dict(overrides) for name, overrides in self.cells.items()},
+            "overrides": dict(self.overrides),
+        }
+
+
+def load_study(path: Path | str) -> Study:
+    """Return the study of a file.
+
+    Raises:
+        RecipeError: All mistakes of its form together, each with its table.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: there is no such study file; docs/ablation.md shows how to write one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the study cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
+    plain = {key: value for key, value in tables.items() if key not in TABLES}
+    settings, complaints = validated(StudySettings, plain, str(path), TABLES)
+    complaints += _complaints(tables, str(path))
+    if complaints:
+        raise RecipeError("\n".join(complaints))
+    assert isinstance(settings, StudySettings)  # noqa: S101 - narrows the type
+    return Study(
+        name=path.stem,
+        settings=settings.model_copy(update={"recipe": _recipe(settings.recipe, path)}),
+        design="cells" if "cells" in tables else settings.design,
+        axes={key: tuple(values) for key, values in tables.get("axes", {}).items()},
+        cells={name: _flat(each) for name, each in tables.get("cells", {}).items()},
+        overrides=_flat(tables.get("overrides", {})),
+    )
+
+
+def _recipe(recipe: str, study: Path) -> str:
+    """Return a name as it is, and a path so that it leads from where the command is given."""
+    return str(study.parent / recipe) if recipe.endswith(".toml") else recipe
+
+
+def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
+    seeds = tables.get("seeds")
+    if isinstance(seeds, list) and len({str(each) for each in seeds}) < len(seeds):
+        yield f"{where}: 'seeds' has one twice; the same seed gives the same run"
+    if ("axes" in tables) == ("cells" in tables):
+        yield (
+            f"{where}: a study needs either [axes], of which cells are made, or [cells.NAME] tables; "
+            + ("keep one of them" if "axes" in tables else "it has neither")
+        )
+    for name in TABLES:
+        if not isinstance(tables.get(name, {}), Mapping):
+            yield f"{where}: '{name}' must be a table, as [{name}], got {tables[name]!r}"
+            return
+    if not tables.get("axes", True):
+        yield f'{where} [axes]: there is none; give a kind or a setting values, as assigner = ["yolov7", "atss"]'
+    yield from _axes_complaints(tables.get("axes", {}), f"{where} [axes]")
+    if "cells" in tables and len(tables["cells"]) < 2:
+        yield f"{where} [cells]: a study needs two cells at least: the baseline, and one to compare with it"
+    if "cells" in tables and "design" in tables:
+        yield f"{where}: 'design' says how [axes] become cells; leave it out where they are named in [cells]"
+    for name, cell in tables.get("cells", {}).items():
+        if not isinstance(cell, Mapping):
+            yield f"{where} [cells]: '{name}' must be a table of overrides, as [cells.{name}], got {cell!r}"
+            continue
+        yield from (text for key in _flat(cell) if (text := _key_complaint(key, f"{where} [cells.{name}]")))
+    overrides = _flat(tables.get("overrides", {}))
+    yield from (text for key in overrides if (text := _key_complaint(key, f"{where} [overrides]")))
+
+
+def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key, values in axes.items():
+        if key in StudySettings.model_fields:
+            yield (
+                f"{where}: '{key}' stands below [axes], so TOML takes it for an axis; "
+                "move the line above [axes], to the settings of the study"
+            )
+        elif isinstance(values, Mapping):
+            yield (
+                f"{where}: '{key}' is a table; TOML reads a dotted key so unless it is quoted: "
+                f'"{key}.{next(iter(values), "setting")}" = [...]'
+            )
+        elif text := _key_complaint(key, where):
+            yield text
+        elif not isinstance(values, list) or len(values) < 2:
+            yield f"{where}: '{key}' must be an array of two values at least, the baseline's first; got {values!r}"
+        elif any(value in values[:place] for place, value in enumerate(values)):
+            yield f"{where}: '{key}' has a value twice: {values!r}"
+
+
+def _key_complaint(key: str, where: str) -> str | None:
+    """Return what is wrong with the key of something that varies."""
+    section, dot, setting = key.partition(".")
+    if key in FIXED:
+        return f"{where}: '{key}' cannot be set in a study: {FIXED[key]}"
+    if section not in SECTIONS:
+        return (
+            f"{where}: no section is called '{section}'.{suggest(section, SECTIONS)}\n  sections: {', '.join(SECTIONS)}"
+        )
+    if not dot and section not in SINGLE_KINDS:
+        return f"{where}: '{key}' fills no slot; name a setting of it in quotes, as \"{key}.NAME\""
+    if dot and not setting:
+        return f"{where}: '{key}' names no setting; write \"{section}.NAME\""
+    return None
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides by dotted key, however TOML has them; a component's table stays whole."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and USE not in value and "." not in key:
+            found |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            found[key] = value
+    return found

@@ -1,0 +1,53 @@
+"""A study's directory: one study, one command at a time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detloom.errors import ArtifactError
+from detloom.study.directory import StudyDirectory
+from detloom.study.settings import Study, StudySettings
+
+STUDY = Study("s", StudySettings(recipe="demo", data="data"), "cells", {}, {"a": {}, "b": {"assigner": "atss"}}, {})
+
+
+def test_second_command_is_refused_while_the_first_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detloom.study.directory.PATIENCE", 0.2)
+    first, second = StudyDirectory(tmp_path / "one"), StudyDirectory(tmp_path / "one")
+    first.open(STUDY, [])
+
+    with pytest.raises(ArtifactError, match="another `detloom ablate` is at work in this directory"):
+        second.open(STUDY, [])
+
+    first.close()
+    second.open(STUDY, [])
+    second.close()
+
+
+def test_same_study_goes_on_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path / "one")
+    directory.open(STUDY, [])
+    directory.close()
+
+    directory.check(STUDY, [])
+    with pytest.raises(ArtifactError, match=r"differs in cells\.b\.assigner \('atss', now 'paa'\)"):
+        directory.check(replace(STUDY, cells={"a": {}, "b": {"assigner": "paa"}}), [])
+
+
+def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    with pytest.raises(ArtifactError, match=r"no directory of a study: it holds thesis\.txt"):
+        StudyDirectory(tmp_path).open(STUDY, [])
+
+
+def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path / "one")
+    directory.run("a", 0).mkdir(parents=True)
+
+    directory.note("a", 0, "no memory")
+    kept = directory.error("a", 0)
+    directory.note("a", 0, "")
+
+    assert (kept, directory.error("a", 0)) == ("no memory", "")

@@ -16,6 +16,7 @@ __all__ = ["cli", "main"]
 VERBS = {
     "anchors": "Search anchors for a data set, and write a recipe with them.",
     "assign": "Draw which priors assigners take for the objects of a picture.",
+    "average": "Average the weights of artifacts into one.",
     "check": "Report all mistakes of a recipe, and its parameters and operations.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
     "doctor": "Say what is installed, and import every component.",

@@ -29,7 +29,7 @@ from detloom.pictures import draw, make_directory, write_picture
 from detloom.settings import validated
 from detloom.structures import Detections, HeadMaps
 
-__all__ = ["detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
+__all__ = ["check_device", "detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LABEL_SIDE = 640
@@ -201,7 +201,7 @@ def ready(
         RecipeError: There is no such device here.
     """
     if device is not None:
-        _check_device(device)
+        check_device(device)
     was_training = detector.training
     here = next(detector.parameters()).device
     if fuse and keep:
@@ -217,7 +217,12 @@ def ready(
         detector.train(was_training)
 
 
-def _check_device(device: torch.device | str) -> None:
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that cannot be used here.
+
+    Raises:
+        RecipeError: Names those at hand.
+    """
     try:
         torch.empty(0, device=device)
     # torch says AssertionError where it was built without a kind of device.

@@ -217,10 +217,14 @@ def plain_max_iou(predictions: Predictions, image: int, boxes_G4: Tensor, labels
     iou_PG = iou(predictions.priors.boxes_P4, boxes_G4)
     best_P, row_P = iou_PG.max(dim=1)
     is_positive_P = best_P >= 0.5
-    best_G, prior_G = iou_PG.max(dim=0)
-    for row in range(len(boxes_G4)):
-        if best_G[row] > 0 and not is_positive_P[prior_G[row]]:
-            row_P[prior_G[row]] = iou_PG[prior_G[row]].argmax()
+    best_G = iou_PG.amax(dim=0)
+    # Large priors overlap a target that lies within them equally: the nearest of them counts.
+    middle_G2 = (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2
+    away_PG = torch.cdist(predictions.priors.centers_P2, middle_G2, compute_mode="donot_use_mm_for_euclid_dist")
+    prior_G = away_PG.where((iou_PG - best_G).abs() < 1e-6, torch.inf).argmin(dim=0)
+    for row in best_G.argsort().tolist():
+        if best_G[row] > 0:
+            row_P[prior_G[row]] = row
             is_positive_P[prior_G[row]] = True
     prior_M = is_positive_P.nonzero()[:, 0]
     return prior_M, row_P[prior_M]
@@ -234,7 +238,7 @@ def plain_paa(predictions: Predictions, image: int, boxes_G4: Tensor, labels_G: 
     iou_GP = iou(boxes_G4, priors.boxes_P4)
     own_GP = scores(predictions, image, every_P)[:, labels_G].T
     predicted_GP = iou(boxes_G4, predictions.boxes_BP4[image])
-    loss_GP = -(own_GP + 1e-7).log() - (predicted_GP + 1e-7).log()
+    loss_GP = -(own_GP + 1e-7).log() - (predicted_GP + 1e-8).log()
     best_P = torch.full((priors.num_priors,), torch.inf)
     row_P = torch.zeros(priors.num_priors, dtype=torch.int64)
     for row in range(len(boxes_G4)):
@@ -253,7 +257,7 @@ def plain_paa(predictions: Predictions, image: int, boxes_G4: Tensor, labels_G: 
     return prior_M, row_P[prior_M]
 
 
-def low_component(loss_K: Numbers, rounds: int = 100) -> Numbers:
+def low_component(loss_K: Numbers, rounds: int = 30) -> Numbers:
     """Return which of the losses of a target belong to the lower Gaussian, up to its likeliest."""
     if len(loss_K) < 2:
         return np.ones(len(loss_K), bool)
@@ -270,7 +274,9 @@ def low_component(loss_K: Numbers, rounds: int = 100) -> Numbers:
     if not is_low_K.any():
         return np.zeros(len(loss_K), bool)
     likelihood_K = np.where(is_low_K, np.logaddexp(*log_2K), -np.inf)
-    return np.asarray(is_low_K & (loss_K <= loss_K[likelihood_K.argmax()]))
+    # Losses equally far from the mean are equally likely, but for rounding; the least of them is the limit.
+    limit = loss_K[likelihood_K >= likelihood_K.max() - 1e-3].min()
+    return np.asarray(is_low_K & (loss_K <= limit))
 
 
 def log_density(loss_K: Numbers, mean_2: Numbers, weight_2: Numbers, variance_2: Numbers) -> Numbers:

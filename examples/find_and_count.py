@@ -19,5 +19,11 @@ def main(artifact: str, *pictures: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit(f"usage: python {sys.argv[0]} ARTIFACT PICTURE...")
-    main(*sys.argv[1:])
+        print(f"usage: python {sys.argv[0]} ARTIFACT PICTURE...", file=sys.stderr)
+        sys.exit(2)
+    try:
+        main(*sys.argv[1:])
+    except detloom.DetloomError as error:
+        # A mistake that the user can mend; the message says how.
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,7 +1,11 @@
 """What several test modules need."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# As the command does, before torch is imported: on a busy machine threads that spin would make the tests crawl.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

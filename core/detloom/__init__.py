@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from detloom.engine.averaging import average
     from detloom.engine.fit import fit
     from detloom.errors import DetloomError
-    from detloom.hookspecs import hookimpl
+    from detloom.hookspecs import PLUGIN_API, hookimpl
     from detloom.recipe import Recipe, load_recipe
     from detloom.structures import Detections
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - sorted as dir() sorts
     "Detections",
     "Detector",
     "DetloomError",
+    "PLUGIN_API",
     "Recipe",
     "assemble",
     "average",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "PLUGIN_API": ("detloom.hookspecs", "PLUGIN_API"),
     "Detections": ("detloom.structures", "Detections"),
     "Detector": ("detloom.detector", "Detector"),
     "DetloomError": ("detloom.errors", "DetloomError"),

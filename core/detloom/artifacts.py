@@ -3,13 +3,16 @@
 The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved), ``recipe_name``,
 ``names`` (JSON array), ``components`` (JSON: the distribution and version that each came from),
 ``extra`` (JSON object, for the reader's information) and, in an artifact of a deployed form, ``folded``
-(JSON array: the reparam passes that made it, in order). Nothing in an artifact is executed.
+(JSON array: the reparam passes that made it, in order). Of a plugin that is a file, ``recipe`` has the name and
+``components`` the digest. Nothing in an artifact is executed, and no file that it names is.
 """
 
 import importlib.metadata
 import json
+import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,19 @@ from detloom.assembly import assemble, build
 from detloom.building import components_of, without_initial_weights
 from detloom.catalogue import RECIPE
 from detloom.detector import Detector
-from detloom.durable import read_tensors, write_tensors
+from detloom.durable import not_finite, read_tensors, write_tensors
 from detloom.errors import ArtifactError, PluginError, RecipeError
 from detloom.kinds import Kind
-from detloom.recipe import USE, Recipe
+from detloom.plugin_source import FILE, short_name
+from detloom.recipe import USE, Recipe, plugin_hint
 from detloom.reparam import fold
-from detloom.workshop import Workshop, workshop
+from detloom.workshop import DISABLE_VARIABLE, NO_DISTRIBUTION, Workshop, workshop
 
 __all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artifact", "transfer_"]
 
 FORMAT = "1"
 SHOWN = 5
+DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.!+]*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +47,7 @@ class Artifact:
         tensors: Weights by name.
         recipe: What they are the weights of.
         names: Class names by index.
-        components: Name and version of the distribution of each ``kind.name``.
+        components: Name and version of the distribution of each ``kind.name``, or name and digest of the file.
         extra: What its writer noted: epoch, metrics.
         folded: Passes that were applied to the model, as a recipe lists them; empty for a training form.
     """
@@ -108,7 +113,7 @@ def save_artifact(
     shop = shop or workshop()
     metadata = {
         "format": FORMAT,
-        "recipe": without_initial_weights(recipe, shop).to_toml(),
+        "recipe": _without_folders(without_initial_weights(recipe, shop)).to_toml(),
         "recipe_name": recipe.name,
         "names": json.dumps(list(names)),
         "components": json.dumps(_components(recipe, shop), sort_keys=True),
@@ -124,7 +129,7 @@ def read_artifact(path: Path | str) -> Artifact:
     """Return what an artifact holds.
 
     Raises:
-        ArtifactError: There is none, or it is broken, or of another kind.
+        ArtifactError: There is none, or it is broken, or of another kind, or holds infinite numbers or NaN.
     """
     path = Path(path)
     if path.is_dir():
@@ -160,16 +165,30 @@ def read_artifact(path: Path | str) -> Artifact:
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: components and extra must be tables")
     if not isinstance(folded, list) or not all(isinstance(each, str) or _names_a_pass(each) for each in folded):
         raise ArtifactError(f"{path}: the artifact's metadata is damaged: folded must be an array of passes")
+    if broken := not_finite(tensors):
+        raise ArtifactError(
+            f"{path}: {_some(broken)} hold infinite numbers or NaN, and weights must be finite; take an earlier "
+            "artifact of the same run, or train again with a lower [train] learning_rate"
+        )
     return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
 
 
-def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector:
+def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop: Workshop | None = None) -> Detector:
     """Return the detector of an artifact, in eval mode, on the CPU; a deployed form as such.
+
+    Args:
+        path: The artifact.
+        plugins: Files of plugins that are run. Those that the artifact names are not, unless they are given here.
+        shop: Where components are looked up; the environment's workshop when not given.
 
     Raises:
         ArtifactError: It cannot be read, its components are not installed, or its weights do not fit them.
+        PluginError: The file of a plugin cannot be used.
     """
     artifact = read_artifact(path)
+    shop = shop or workshop()
+    for each in plugins:
+        shop.load_file(each)
     try:
         detector = assemble(artifact.recipe, names=artifact.names, shop=shop)
         if artifact.folded:
@@ -178,17 +197,17 @@ def load_artifact(path: Path | str, *, shop: Workshop | None = None) -> Detector
             detector = fold(detector, passes)[0]
             detector.passes = ()
     except (RecipeError, PluginError) as error:
-        made_with = "\n".join(f"    {name}: {where}" for name, where in sorted(artifact.components.items()))
         raise ArtifactError(
-            f"{artifact.path}: the detector of this artifact cannot be assembled here:\n{error}\n"
-            f"  Install what it was made with:\n{made_with}"
+            f"{artifact.path}: the detector of this artifact cannot be assembled here: "
+            + (_missing(artifact, shop) or f"\n{error}\n  {_made_with(artifact)}")
         ) from error
+    if changed := _changed_files(artifact, shop):
+        warnings.warn(f"{artifact.path}: {changed}", stacklevel=2)
     fit = _fit(detector.state_dict(), artifact.tensors)
     if fit.missing or fit.reshaped or fit.unused:
         raise ArtifactError(
             f"{artifact.path}: the weights do not fit the recipe they come with: {fit}\n"
-            "  Was it written by another version of a plugin? It was made with: "
-            f"{', '.join(sorted(set(artifact.components.values())))}"
+            f"  Was it written by another version of a plugin? {_made_with(artifact)}"
         )
     detector.load_state_dict(dict(artifact.tensors))
     return detector.eval()
@@ -227,6 +246,52 @@ def _components(recipe: Recipe, shop: Workshop) -> dict[str, str]:
         name = entry if isinstance(entry, str) else entry["use"]
         found[f"{Kind.REPARAM}.{name}"] = shop.provider(Kind.REPARAM, name)
     return found
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    # Where the files lay is of no use elsewhere, and nobody's business.
+    return replace(recipe, plugins=tuple(map(short_name, recipe.plugins)))
+
+
+def _changed_files(artifact: Artifact, shop: Workshop) -> str:
+    """Return which files of plugins are others than those that the artifact was made with."""
+    made_with = {where for where in artifact.components.values() if where.startswith(FILE)}
+    given = {file.name: str(file) for file in shop.files()}
+    named = {where.removeprefix(FILE).partition(",")[0]: where for where in made_with}
+    changed = [name for name, where in named.items() if given.get(name, where) != where]
+    if not changed:
+        return ""
+    return (
+        f"{', '.join(changed)} is not the file that the artifact was made with, so what it finds may differ:\n"
+        + "\n".join(f"    made with {named[name]}\n    given     {given[name]}" for name in changed)
+    )
+
+
+def _missing(artifact: Artifact, shop: Workshop) -> str:
+    """Return which components are not here, where they came from, what to install, and which plugins are left out."""
+    lines, wanted = ["it has components that are not here"], set()
+    for key, distribution in sorted(artifact.components.items()):
+        kind, _, name = key.partition(".")
+        if kind in tuple(Kind) and shop.complaint(kind, name) is not None:
+            lines.append(f"  the {kind} '{name}', which came with {distribution}")
+            wanted.add(distribution)
+    if not wanted:
+        return ""
+    # An artifact may say anything; what does not look like a distribution is not to be pasted into a shell.
+    pinned = sorted(each.replace(" ", "==") for each in wanted if DISTRIBUTION.fullmatch(each))
+    if pinned:
+        lines.append(f"  Install: pip install {' '.join(pinned)}")
+    lines += [f"  {line}" for hint in plugin_hint(artifact.recipe, shop) for line in hint.split("\n")]
+    if NO_DISTRIBUTION in wanted:
+        lines.append("  What came with no distribution is code of its author's own; ask where it is.")
+    off = [plugin.name for plugin in shop.plugins() if plugin.is_disabled]
+    lines += [f"  {plugin.fault}" for plugin in shop.plugins() if plugin.fault]
+    lines += [f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}"] if off else []
+    return "\n".join(lines)
+
+
+def _made_with(artifact: Artifact) -> str:
+    return f"It was made with: {', '.join(sorted(set(artifact.components.values())))}"
 
 
 def _pass_table(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:

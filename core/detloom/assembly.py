@@ -1,14 +1,15 @@
 """From a recipe to a detector: components are found, their settings checked, and wired by FeatureSpec."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
@@ -18,7 +19,7 @@ from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest, with_article
 from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, ReparamPass
 from detloom.kinds import Kind
-from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, resolve_recipe
+from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, plugin_hint, resolve_recipe
 from detloom.reparam import fold
 from detloom.settings import validated
 from detloom.shapes import ShapesOnly, shapes_only
@@ -31,6 +32,8 @@ DEFAULT_CLASSES = 80
 
 BUILT_LATER = "Whether the parts fit together, freeze and the size of pictures are checked when this is mended."
 
+Section = TypeVar("Section", bound=BaseModel)
+
 REQUIRED = (Kind.BACKBONE, Kind.HEAD, Kind.ASSIGNER, Kind.CRITERION)
 
 
@@ -40,6 +43,7 @@ def assemble(
     *,
     num_classes: int | None = None,
     names: Sequence[str] | None = None,
+    plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
 ) -> Detector:
     """Compose a detector from a recipe.
@@ -49,17 +53,19 @@ def assemble(
         overrides: Values by dotted key, as ``{"head.num_classes": 3}``.
         num_classes: Number of classes, for a recipe that does not state one.
         names: Class names; their number is the number of classes.
+        plugins: Files of plugins that are run, beside those that a recipe's file names.
         shop: Where components are looked up; the environment's workshop when not given.
 
     Raises:
         RecipeError: All mistakes together, each with its file and table.
     """
-    recipe = load_recipe(source, overrides, shop=shop)
+    shop = shop or workshop()
+    recipe = load_recipe(source, overrides, plugins=plugins, shop=shop)
     count = _class_count(recipe, num_classes, names)
-    slots = _Slots(recipe, shop or workshop())
+    slots = _Slots(recipe, shop)
     complaints = slots.complaints((*REQUIRED, Kind.NECK))
     if complaints:
-        raise RecipeError("\n".join(complaints))
+        raise RecipeError("\n".join((*complaints, *plugin_hint(recipe, shop))))
     backbone: Backbone = slots.build(Kind.BACKBONE)
     specs = backbone.out_specs
     neck: Neck | None = None
@@ -125,6 +131,7 @@ def check(
     overrides: Mapping[str, Any] | None = None,
     *,
     num_classes: int | None = None,
+    plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
 ) -> CheckReport:
     """Build a recipe on the meta device and count; needs no data and no weights.
@@ -133,7 +140,7 @@ def check(
         RecipeError: All mistakes together.
     """
     shop = shop or workshop()
-    recipe, complaints = resolve_recipe(source, overrides, shop)
+    recipe, complaints = resolve_recipe(source, overrides, shop, plugins)
     complaints += (*_Slots(recipe, shop).complaints(SINGLE_KINDS), *_plain_complaints(recipe))
     if complaints:
         # A name is looked up with the structure and again with its settings.
@@ -184,8 +191,9 @@ class _Slots:
         for kind in kinds:
             if isinstance(recipe.tables.get(kind), Mapping):
                 complaints += settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
+        of_passes = recipe.where(Kind.REPARAM, PASSES)
         for each in self._passes():
-            complaints += settings_complaints(Kind.REPARAM, each, partial(recipe.where, Kind.REPARAM), shop)
+            complaints += settings_complaints(Kind.REPARAM, each, lambda _key: of_passes, shop)
         for name, table in _table(recipe, OBSERVERS).items():
             if name == USE:
                 continue
@@ -202,7 +210,7 @@ class _Slots:
 
     def build_passes(self) -> tuple[ReparamPass, ...]:
         """Build the reparam passes, in the recipe's order."""
-        where = self._recipe.where(Kind.REPARAM)
+        where = self._recipe.where(Kind.REPARAM, PASSES)
         return tuple(build(Kind.REPARAM, each, where=where, shop=self._shop) for each in self._passes())
 
     def _passes(self) -> list[Mapping[str, Any]]:
@@ -241,31 +249,43 @@ def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] |
 
 
 def _plain_complaints(recipe: Recipe) -> Iterator[str]:
-    """Yield what is wrong with settings that other libraries know, in sections that are right otherwise."""
-    train, _ = validated(TrainSettings, _table(recipe, "train"), "")
-    plain = TrainSettings()
-    if isinstance(train, TrainSettings) and (train.optimizer, train.schedule) != (plain.optimizer, plain.schedule):
+    """Yield what is wrong with settings that other libraries or files know, and that are of the right form."""
+    table = _table(recipe, "train")
+    train, plain = _sound(TrainSettings, table), TrainSettings()
+    if (train.optimizer, train.schedule) != (plain.optimizer, plain.schedule):
         # The defaults are known to be right, and asking timm takes a second.
         from detloom.engine.optimise import Schedule, build_optimizer
 
-        for ask in (partial(build_optimizer, torch.nn.Linear(2, 2)), partial(Schedule, batches_per_epoch=1)):
+        asked: list[Callable[[TrainSettings], object]] = [partial(build_optimizer, torch.nn.Linear(2, 2))]
+        if "decay_epochs" not in table.keys() - train.model_fields_set:
+            # Else it would be missed beside the complaint about its form.
+            asked.append(partial(Schedule, batches_per_epoch=1))
+        for ask in asked:
             try:
                 ask(train)
             except RecipeError as error:
                 yield f"{recipe.name} {error}"
-    if isinstance(train, TrainSettings) and train.init_from and not Path(train.init_from).is_file():
+    if train.init_from and not Path(train.init_from).is_file():
         yield (
             f"{recipe.where('train', 'init_from')}: 'init_from' is {train.init_from}: there is no such file. "
             "Give the path of an artifact, as the best.safetensors of a run."
         )
-    augment, _ = validated(AugmentSettings, _table(recipe, "augment"), "")
-    if isinstance(augment, AugmentSettings) and augment.extra:
+    augment = _sound(AugmentSettings, _table(recipe, "augment"))
+    if augment.extra:
         from detloom.data.extra import ExtraTransforms
 
         try:
             ExtraTransforms(augment.extra, augment.min_side)
         except RecipeError as error:
             yield str(error)
+
+
+def _sound(model: type[Section], table: Mapping[str, Any]) -> Section:
+    """Return a section, with defaults in the place of settings whose form is wrong."""
+    kept = {key: value for key, value in table.items() if validated(model, {key: value}, "")[0] is not None}
+    settings, _ = validated(model, kept, "")
+    assert isinstance(settings, model)  # noqa: S101 - narrows the type: each setting is right by itself
+    return settings
 
 
 def _complaints_of_built(recipe: Recipe, detector: Detector, height: int, width: int) -> Iterator[str]:

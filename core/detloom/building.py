@@ -5,6 +5,7 @@ with ``use``; a wrapper around any assigner needs no more than that.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from detloom.errors import RecipeError, plural, with_article
@@ -89,7 +90,7 @@ def without_initial_weights(recipe: Recipe, shop: Workshop) -> Recipe:
         if isinstance(table, Mapping) and USE in table:
             files = initial_weights(shop.component(kind, table[USE], where=recipe.where(kind, USE)))
             tables[kind] = {key: value for key, value in table.items() if key not in files}
-    return Recipe(recipe.name, tables, recipe.origins, recipe.summary)
+    return replace(recipe, tables=tables)
 
 
 def _named(kind: Kind, table: Mapping[str, Any], shop: Workshop) -> Iterator[tuple[Kind, str]]:

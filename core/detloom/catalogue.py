@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from detloom.errors import PluginError, suggest
+from detloom.errors import PluginError, reason, suggest
 from detloom.kinds import Kind
 
 __all__ = ["RECIPE", "Row", "bundled_rows", "read_catalogue"]
@@ -52,7 +52,7 @@ def read_catalogue(path: Path, plugin: str) -> tuple[Row, ...]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PluginError(f"{path}: the catalogue of '{plugin}' cannot be read: {error}") from error
+        raise PluginError(f"{path}: the catalogue of '{plugin}' cannot be read: {reason(error)}") from error
     kinds = (*Kind, RECIPE)
     rows: list[Row] = []
     complaints: list[str] = []

@@ -1,20 +1,23 @@
 """Files that are whole or not there: written beside their place, flushed to the disk, renamed."""
 
+import errno
 import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detloom.errors import ArtifactError
+from detloom.errors import ArtifactError, reason
 
 __all__ = [
     "MOST_TENSORS",
     "UNFINISHED",
+    "not_finite",
     "read_tensors",
     "remove_leftovers",
     "write_tensors",
@@ -27,6 +30,15 @@ MOST_TENSORS = 100_000
 LONGEST_HEADER = 16 * 2**20
 MOST_AXES = 8
 LARGEST_SHAPE = 2**48
+
+FORBIDDEN = "Get the right to write in {folder}, or write somewhere else."
+ADVICE = {
+    errno.ENOSPC: "Free some space, or write somewhere else.",
+    errno.EDQUOT: "Free some space, or write somewhere else.",
+    errno.EACCES: FORBIDDEN,
+    errno.EPERM: FORBIDDEN,
+    errno.ENOENT: "Make the folder {folder}, or write somewhere else.",
+}
 
 UNFINISHED = ".unfinished"
 """What the names of files end with that are still being written."""
@@ -45,10 +57,13 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         beside.replace(path)
         _flush(path.parent)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        # safetensors tells the system's error in a text of its own.
+        advice = ADVICE.get(getattr(error, "errno", None) or errno.ENOSPC, "Write somewhere else.")
         raise ArtifactError(
-            f"{path}: cannot be written: {error}\n"
-            "  What was there before is intact. Free some space, or write somewhere else."
+            f"{path}: cannot be written: {reason(error)}\n"
+            f"  What was there before is intact. {advice.format(folder=path.parent)}"
         ) from error
 
 
@@ -99,7 +114,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path}: this is no whole safetensors file: {error}") from error
+        raise ArtifactError(f"{path}: this is no whole safetensors file: {reason(error)}") from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that hold infinite numbers or NaN."""
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "RecipeError",
     "TrainingError",
     "plural",
+    "reason",
     "suggest",
     "with_article",
 ]
@@ -40,7 +41,19 @@ class PluginError(DetloomError):
 
 
 class DataError(DetloomError):
-    """Images or annotations that cannot be used."""
+    """Images or annotations that cannot be used.
+
+    Args:
+        what: Where, and what is wrong.
+        advice: What to do next, where that is worth telling but once for many.
+
+    Attributes:
+        what: The message without the advice.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what = what
 
 
 class ArtifactError(DetloomError):
@@ -54,6 +67,13 @@ class TrainingError(DetloomError):
 def plural(noun: str) -> str:
     """Return ``"heads"``; a noun that ends in ``s``, as ``"anchors"`` does, is one already."""
     return noun if noun.endswith("s") else f"{noun}s"
+
+
+def reason(error: Exception) -> str:
+    """Return why a system or a library refused, in one line; of the system's errors without number and file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def with_article(noun: str) -> str:

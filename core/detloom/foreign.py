@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detloom.durable import MOST_TENSORS, read_tensors
-from detloom.errors import ArtifactError
+from detloom.durable import MOST_TENSORS, not_finite, read_tensors
+from detloom.errors import ArtifactError, reason
 from detloom.inert import STORAGES, Inert, Name, TensorRef
 from detloom.torch_files import TorchFile
 
@@ -88,8 +88,7 @@ def read_checkpoint(path: Path | str) -> ForeignCheckpoint:
         raise ArtifactError(
             f"{path}: the file has tensors of {', '.join(sorted(odd))}, which are not read; save it again in float32"
         )
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
+    if broken := not_finite(tensors):
         raise ArtifactError(
             f"{path}: {listed(broken)} hold infinite numbers or NaN; half precision may have been too small for "
             "them: export the checkpoint again in float32"
@@ -105,7 +104,7 @@ def _looks_like_safetensors(path: Path) -> bool:
             # The length of a header that is JSON.
             return file.read(9)[8:] == b"{"
     except OSError as error:
-        raise ArtifactError(f"{path}: the file cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: the file cannot be read: {reason(error)}") from error
 
 
 def _network(value: Any, path: Path) -> tuple[str, dict[str, TensorRef], dict[str, ForeignModule]]:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from detloom.engine.run import Run
     from detloom.interfaces import Metrics
 
-__all__ = ["PluginHooks", "RunHooks", "hookimpl", "hookspec"]
+__all__ = ["PLUGIN_API", "PluginHooks", "RunHooks", "hookimpl", "hookspec"]
+
+PLUGIN_API = 1
+"""The version of the contracts and hooks; it grows when plugins that follow them must be changed."""
 
 PROJECT = "detloom"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detloom.assembly import assemble, build
+from detloom.assembly import DEFAULT_CLASSES, assemble, build
 from detloom.catalogue import RECIPE
 from detloom.detector import Detector
 from detloom.errors import ArtifactError, RecipeError
@@ -26,6 +26,7 @@ __all__ = ["Imported", "import_checkpoint"]
 
 # How many reasons are given why no recipe could be tried.
 SHOWN = 3
+MOST_CLASSES = 100_000
 # What a convolution or a norm does beside its tensors, by attribute.
 FACTS = ("kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "eps")
 
@@ -164,8 +165,17 @@ class _Attempt:
         """
         given = load_recipe(source, shop=self.shop)
         settings = dict(self.importer.overrides(self.checkpoint, given))
-        recipe = given.with_overrides(settings, origin=self.checkpoint.path.name)
-        recipe = load_recipe(recipe, self.overrides, shop=self.shop)
+        fit = self._tried(given, settings)
+        # Another count of classes changes shapes, not names.
+        may_differ_in_classes = fit.differences and not fit.left and not fit.missing and self.names is None
+        count = self._num_classes(fit) if may_differ_in_classes else None
+        return fit if count is None else self._tried(given, settings, {"head.num_classes": count})
+
+    def _tried(self, given: Recipe, settings: Mapping[str, Any], counted: Mapping[str, Any] | None = None) -> _Fit:
+        origin, counted = self.checkpoint.path.name, counted or {}
+        recipe = load_recipe(given.with_overrides(settings, origin=origin), self.overrides, shop=self.shop)
+        # Last: an override may have put another head in the place of the recipe's.
+        recipe = recipe.with_overrides(counted, origin=origin)
         with torch.device("meta"):
             detector = assemble(recipe, names=self.names, shop=self.shop)
         own = detector.state_dict()
@@ -177,7 +187,7 @@ class _Attempt:
         filled = {mine for _, mine in pairs}
         return _Fit(
             recipe,
-            settings,
+            {**settings, **counted},
             mapping,
             left=tuple(name for name in theirs if mapping.get(name, "") not in {None, *filled}),
             missing=tuple(mine for mine in own if mine not in filled),
@@ -190,6 +200,27 @@ class _Attempt:
                 *self._differing_facts(pairs, detector),
             ),
         )
+
+    def _num_classes(self, fit: _Fit) -> int | None:
+        """Return how many classes the file's tensors have, where the recipe leaves that open.
+
+        Two networks that differ in the count alone say which axis grows with it, and by how much.
+        """
+        if "num_classes" in fit.recipe.tables[Kind.HEAD]:
+            return None
+        with torch.device("meta"):
+            few, more = (
+                assemble(fit.recipe, num_classes=count, shop=self.shop).state_dict()
+                for count in (DEFAULT_CLASSES, DEFAULT_CLASSES + 1)
+            )
+        for theirs, mine in fit.mapping.items():
+            if mine not in few or few[mine].shape == more[mine].shape:
+                continue
+            sizes = zip(self.checkpoint.tensors[theirs].shape, few[mine].shape, more[mine].shape, strict=False)
+            found, small, large = next(each for each in sizes if each[1] != each[2])
+            added, rest = divmod(found - small, large - small)
+            return DEFAULT_CLASSES + added if not rest and 0 < DEFAULT_CLASSES + added <= MOST_CLASSES else None
+        return None
 
     def _differing_facts(self, pairs: Sequence[tuple[str, str]], detector: nn.Module) -> Iterator[str]:
         own = dict(detector.named_modules())
@@ -231,7 +262,8 @@ def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
         names = ", ".join(fit.recipe.name for fit in whole)
         raise ArtifactError(
             f"{path}: this checkpoint fits several recipes, and does not say which: {names}\n"
-            "  They differ in what has no weights, as activations. Name one with --recipe."
+            "  They differ in what has no weights, as activations. Name one with --recipe, as in "
+            f"`detloom import {path} --recipe {whole[0].recipe.name}`."
         )
     return min(whole, key=lambda fit: (len(fit.settings), len(fit.recipe.name), fit.recipe.name))
 

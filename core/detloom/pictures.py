@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detloom.data.reading import SUFFIXES, Picture, read_picture
 from detloom.durable import write_whole
-from detloom.errors import ArtifactError, DataError
+from detloom.errors import ArtifactError, DataError, reason
 from detloom.structures import Detections
 
 __all__ = [
@@ -148,7 +148,7 @@ def make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(
-            f"{directory}: this directory cannot be made ({error.strerror or error}). Choose another place."
+            f"{directory}: this directory cannot be made ({reason(error)}). Choose another place."
         ) from error
 
 

@@ -5,12 +5,15 @@ merge key by key; a table whose ``use`` changes is replaced whole, so that no se
 component is left; arrays are replaced whole. Overrides (``--set assigner.use=atss``) are one more
 layer of the same kind. Names and structure are checked here, without importing any component;
 the settings of components are checked when they are built.
+
+``plugins = ["my_assigner.py"]`` names files of plugins, by paths relative to the recipe's own file.
+They are run when a recipe is read from its file, and never for one that an artifact or a run carries.
 """
 
 import copy
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,12 +22,22 @@ from pydantic import BaseModel
 
 from detloom.data.settings import AugmentSettings, DataSettings
 from detloom.engine.settings import PredictSettings, TrainSettings
-from detloom.errors import RecipeError, plural, suggest, with_article
+from detloom.errors import RecipeError, plural, reason, suggest, with_article
 from detloom.kinds import Kind
+from detloom.plugin_source import short_name
 from detloom.settings import validated
+from detloom.wording import shown
 from detloom.workshop import Workshop, workshop
 
-__all__ = ["OVERRIDE", "PLAIN_SECTIONS", "Recipe", "load_recipe", "parse_override", "resolve_recipe"]
+__all__ = [
+    "OVERRIDE",
+    "PLAIN_SECTIONS",
+    "Recipe",
+    "load_recipe",
+    "parse_override",
+    "plugin_hint",
+    "resolve_recipe",
+]
 
 OVERRIDE = "overrides"
 """The origin of a value that an override set, by ``--set`` or in Python."""
@@ -43,6 +56,7 @@ USE = "use"
 PASSES = "passes"
 OBSERVERS = "observers"
 SUMMARY = "summary"
+PLUGINS = "plugins"
 SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER))
 SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
 # What TOML's arrays, tables and quoted texts begin with.
@@ -60,25 +74,30 @@ class Recipe:
         tables: All sections, merged.
         origins: The file that set each value, by dotted key.
         summary: What the recipe is for, in its own words.
+        plugins: Files of plugins that it needs; names without folders where an artifact carries it.
     """
 
     name: str
     tables: Mapping[str, Any]
     origins: Mapping[str, str]
     summary: str = ""
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def from_toml(cls, text: str, where: str, *, name: str = "recipe") -> Self:
-        """Return a recipe from text that extends nothing, as an artifact carries it."""
+        """Return a recipe from text that extends nothing, as an artifact carries it; runs no plugin that it names."""
         tables = _parsed(text, where)
         summary = str(tables.pop(SUMMARY, ""))
-        return cls(name, tables, dict.fromkeys(_leaves(tables), where), summary)
+        plugins = _popped_plugins(tables, where)
+        return cls(name, tables, dict.fromkeys(_leaves(tables), where), summary, tuple(plugins))
 
     def to_toml(self) -> str:
         """Return the resolved recipe as TOML."""
         import tomlkit
 
-        head = {SUMMARY: self.summary} if self.summary else {}
+        head: dict[str, Any] = {SUMMARY: self.summary} if self.summary else {}
+        if self.plugins:
+            head[PLUGINS] = list(self.plugins)
         return tomlkit.dumps({**head, **self.tables})
 
     def section(self, name: str) -> BaseModel:
@@ -128,13 +147,19 @@ class Recipe:
         """Return the recipe with dotted keys set, as one more layer."""
         tables, origins = copy.deepcopy(dict(self.tables)), dict(self.origins)
         _merge(tables, origins, _nested(overrides), origin, ())
-        return Recipe(self.name, tables, origins, self.summary)
+        return replace(self, tables=tables, origins=origins)
+
+    def with_plugins(self, files: Sequence[Path]) -> "Recipe":
+        """Return the recipe with files of plugins; one takes the place of another of its name."""
+        kept = {short_name(name): name for name in self.plugins}
+        return replace(self, plugins=tuple({**kept, **{short_name(path): str(path) for path in files}}.values()))
 
 
 def load_recipe(
     source: str | Path | Recipe,
     overrides: Mapping[str, Any] | None = None,
     *,
+    plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
 ) -> Recipe:
     """Return a resolved recipe, its names and structure checked.
@@ -142,29 +167,64 @@ def load_recipe(
     Args:
         source: A bundled name, a path, or a recipe.
         overrides: Values by dotted key, as ``{"assigner.use": "atss"}``.
+        plugins: Files of plugins that are run, beside those that a recipe's file names.
         shop: Where names are looked up; the environment's workshop when not given.
 
     Raises:
         RecipeError: All mistakes together, each with its file and table.
+        PluginError: The file of a plugin cannot be used.
     """
-    recipe, complaints = resolve_recipe(source, overrides, shop or workshop())
+    recipe, complaints = resolve_recipe(source, overrides, shop or workshop(), plugins)
     if complaints:
         raise RecipeError("\n".join(complaints))
     return recipe
 
 
 def resolve_recipe(
-    source: str | Path | Recipe, overrides: Mapping[str, Any] | None, shop: Workshop
+    source: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None,
+    shop: Workshop,
+    plugins: Sequence[str | Path] = (),
 ) -> tuple[Recipe, list[str]]:
     """Return a resolved recipe, and every complaint about its names and structure.
 
     Raises:
-        RecipeError: A file is missing or is no TOML, or an override cannot be written in it.
+        RecipeError: A file is missing or is no TOML, or an override cannot be written in it, or one is given
+            something else altogether.
+        PluginError: The file of a plugin cannot be used.
     """
+    if not isinstance(source, str | Path | Recipe):
+        raise RecipeError(
+            f"recipe: {source!r} names none; give a bundled name, as 'yolov7-tiny', the path of a .toml file, or a "
+            "Recipe. `detloom list recipe` shows the bundled ones."
+        )
+    if overrides is not None and not (
+        isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)
+    ):
+        raise RecipeError(
+            f"{OVERRIDE}: {overrides!r} is no table of values by dotted key; write "
+            '{"head.num_classes": 3, "assigner.use": "atss"}'
+        )
     recipe = source if isinstance(source, Recipe) else _read(source, shop)
+    recipe = recipe.with_plugins([shop.load_file(path).path for path in plugins])
     if overrides:
         recipe = recipe.with_overrides(overrides)
-    return recipe, _complaints(recipe, shop)
+    complaints = _complaints(recipe, shop)
+    return recipe, complaints + plugin_hint(recipe, shop) if complaints else []
+
+
+def plugin_hint(recipe: Recipe, shop: Workshop) -> list[str]:
+    """Return what to say of files of plugins that a recipe needs and that were not given, if there are some."""
+    given = {file.name for file in shop.files()}
+    missing = [name for name in map(short_name, recipe.plugins) if name not in given]
+    if not missing:
+        return []
+    options = " ".join(f"--plugin {name}" for name in missing)
+    hint = (
+        f"{recipe.name} needs plugins that are files, which are not run unasked: {', '.join(missing)}\n"
+        f"  If you have the file and trust it, give its path: {options}; in Python plugins={missing}."
+    )
+    return [hint]
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -193,6 +253,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 def _read(source: str | Path, shop: Workshop) -> Recipe:
     path = _path_of(source, shop, None)
     layers: list[tuple[str, dict[str, Any]]] = []
+    plugins: list[Path] = []
     seen: list[Path] = []
     at: Path | None = path
     while at is not None:
@@ -205,7 +266,9 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         tables = _parsed(_text(at), str(at))
         parent = tables.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
-            raise RecipeError(f"{at}: `extends` must be one name or path, got {parent!r}")
+            raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
+        # What is extended comes first.
+        plugins = [*(at.parent / name for name in _popped_plugins(tables, str(at))), *plugins]
         layers.append((_label(at, shop), tables))
         at = None if parent is None else _path_of(parent, shop, at)
     merged: dict[str, Any] = {}
@@ -214,7 +277,8 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
     for label, tables in reversed(layers):
         tables.pop(SUMMARY, None)
         _merge(merged, origins, tables, label, ())
-    return Recipe(path.stem, merged, origins, summary)
+    files = [shop.load_file(each).path for each in plugins]
+    return Recipe(path.stem, merged, origins, summary).with_plugins(files)
 
 
 def _path_of(source: str | Path, shop: Workshop, extended_by: Path | None) -> Path:
@@ -239,7 +303,7 @@ def _text(path: Path) -> str:
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the recipe cannot be read: {error}") from error
+        raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -247,6 +311,13 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where}: this is not valid TOML: {error}") from error
+
+
+def _popped_plugins(tables: dict[str, Any], where: str) -> list[str]:
+    plugins = tables.pop(PLUGINS, [])
+    if not isinstance(plugins, list) or not all(isinstance(each, str) for each in plugins):
+        raise RecipeError(f'{where}: `plugins` must be an array of paths, as plugins = ["my_assigner.py"]')
+    return plugins
 
 
 def _label(path: Path, shop: Workshop) -> str:
@@ -330,16 +401,18 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
     found: list[str] = []
     for section, table in recipe.tables.items():
         where = recipe.where(section)
-        if section not in SECTIONS:
+        if section == PLUGINS:
+            found.append(f"{where}: `plugins` stands at the top of a recipe's file, or is given with --plugin PATH")
+        elif section not in SECTIONS:
             found.append(
                 f"{where}: no section is called '{section}'.{_section_hint(section)}\n  sections: {', '.join(SECTIONS)}"
             )
         elif not isinstance(table, Mapping):
-            found.append(f"{where}: '{section}' must be a table, got {table!r}")
+            found.append(f"{where}: '{section}' must be a table, got {shown(table)}")
         elif section in PLAIN_SECTIONS:
             found += validated(PLAIN_SECTIONS[section], table, partial(recipe.where, section))[1]
         elif section == Kind.REPARAM:
-            found += _pass_complaints(table, shop, where)
+            found += _pass_complaints(table, shop, partial(recipe.where, section))
         elif section == OBSERVERS:
             if USE in table:
                 found.append(f"{where}: observers have no `use`; each has a table of its own, as [observers.csv]")
@@ -347,7 +420,7 @@ def _complaints(recipe: Recipe, shop: Workshop) -> list[str]:
             wrong = {name: shop.complaint(Kind.OBSERVER, name) for name in observers}
             found += [f"{recipe.where(f'{section}.{name}')}: {text}" for name, text in wrong.items() if text]
             found += [
-                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {value!r}"
+                f"{where}: '{name}' must be a table of settings, as [observers.{name}], got {shown(value)}"
                 for name, value in observers.items()
                 if not isinstance(value, Mapping)
             ]
@@ -373,22 +446,23 @@ def _slot_complaints(kind: str, table: Mapping[str, Any], shop: Workshop, where:
     for key, accepted in ASSEMBLER_SETTINGS.get(Kind(kind), {}).items():
         value = table.get(key)
         if value is not None and (type(value) is not accepted or value < 1):
-            found.append(f"{where(key)}: '{key}' is {value!r}: it must be a whole number of at least 1")
+            found.append(f"{where(key)}: '{key}' is {shown(value)}: it must be a whole number of at least 1")
     return found
 
 
-def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: str) -> list[str]:
+def _pass_complaints(table: Mapping[str, Any], shop: Workshop, where: Callable[[str], str]) -> list[str]:
     unknown = [key for key in table if key != PASSES]
-    found = [f"{where}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    found = [f"{where(key)}: no setting is called '{key}'. Settings: {PASSES}." for key in unknown]
+    place = where(PASSES)
     passes = table.get(PASSES, [])
     if not isinstance(passes, list):
-        return [*found, f"{where}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
+        return [*found, f"{place}: '{PASSES}' must be an array of names, or of tables with `use` and settings"]
     for each in passes:
         name = each.get(USE) if isinstance(each, Mapping) else each
         if not isinstance(name, str):
-            found.append(f"{where}: {each!r} names no pass; write a name, or a table with `use` and settings")
+            found.append(f"{place}: {shown(each)} names no pass; write a name, or a table with `use` and settings")
             continue
         wrong = shop.complaint(Kind.REPARAM, name)
         if wrong:
-            found.append(f"{where}: {wrong}")
+            found.append(f"{place}: {wrong}")
     return found

@@ -3,7 +3,7 @@
 from typing import Any
 
 from detloom.kinds import Kind
-from detloom.recipe import ASSEMBLER_SETTINGS, OBSERVERS, PASSES, PLAIN_SECTIONS, SINGLE_KINDS, SUMMARY, USE
+from detloom.recipe import ASSEMBLER_SETTINGS, OBSERVERS, PASSES, PLAIN_SECTIONS, PLUGINS, SINGLE_KINDS, SUMMARY, USE
 from detloom.settings import settings_model
 from detloom.workshop import Workshop, workshop
 
@@ -17,6 +17,11 @@ def recipe_schema(shop: Workshop | None = None) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {
         "extends": {"type": "string", "description": "A bundled recipe, or a path relative to this file."},
+        PLUGINS: {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Files of plugins, relative to this file; their code is run.",
+        },
         SUMMARY: {"type": "string", "description": "What the recipe is for."},
     }
     for kind in SINGLE_KINDS:

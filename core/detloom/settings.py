@@ -8,13 +8,14 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from detloom.errors import suggest
 from detloom.kinds import Kind
+from detloom.wording import field_hint, in_words, members_hint, shown, without_article
 from detloom.workshop import contracts
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Where",
     "initial_weights",
     "nested_components",
+    "setting_types",
     "settings_model",
     "validated",
 ]
@@ -34,18 +36,6 @@ An artifact has weights of its own, so its recipe names no such file.
 
 Where = str | Callable[[str], str]
 """File and table to name in a complaint, or what tells them for the key concerned."""
-
-WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    tuple: "an array",
-    list: "an array",
-    Sequence: "an array",
-    dict: "a table",
-    Mapping: "a table",
-}
 
 
 def settings_model(cls: type[Any]) -> type[BaseModel]:
@@ -76,6 +66,17 @@ def nested_components(cls: type[Any]) -> dict[str, Kind]:
     return found
 
 
+def setting_types(cls: type[Any]) -> dict[str, str]:
+    """Return the type of each setting of a component, in the words of recipes."""
+    kinds = {contract: kind for kind, contract in contracts().items()}
+    hints = _hints(cls)
+    return {
+        name: without_article(in_words(hints.get(name, Any), kinds))
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
 def initial_weights(cls: type[Any]) -> frozenset[str]:
     """Return the settings of a component that name files of initial weights."""
     return frozenset(name for name, hint in _hints(cls).items() if hint == InitialWeights)
@@ -92,10 +93,11 @@ def validated(
         where: File and table, put before each complaint.
         others: Settings that the table may have, but the model has not; named and suggested with its own.
     """
+    text = json.dumps(table, default=_plain)
     try:
-        return model.model_validate_json(json.dumps(table, default=_plain), strict=True), []
+        return model.model_validate_json(text, strict=True), []
     except ValidationError as error:
-        return None, _complaints(error, table, model.model_fields, where, others)
+        return None, _complaints(error, json.loads(text), model.model_fields, where, others)
 
 
 def _complaints(
@@ -110,46 +112,51 @@ def _complaints(
     complaints: dict[str, None] = {}
     for problem in error.errors(include_url=False):
         first, *rest = (str(part) for part in problem["loc"])
-        key = ".".join((first, *rest))
-        accepted = _forms(fields[first]) if first in fields else ()
         match problem["type"]:
             case "extra_forbidden":
+                key = ".".join((first, *rest))
                 text = f"no setting is called '{key}'.{suggest(key, names)} Settings: {', '.join(names) or 'none'}."
-            case _ if len(accepted) > 1 and first in table:
-                # pydantic has a complaint for each form, and names of its own for them.
-                text = f"'{first}' is {_shown(table[first])}: it must be {', or '.join(accepted)}"
-            case "missing":
-                text = f"'{key}' is missing and has no default; set it"
             case "literal_error" if rest and rest[-1] == "[key]":
                 wrong, known = rest[-2], _literals(fields[first].annotation)
                 text = f"'{first}' has no '{wrong}'.{suggest(wrong, known)} Known: {', '.join(known)}."
-            case _:
-                text = f"'{key}' is {_shown(problem['input'])}: {_lower(problem['msg'])}"
+            case kind:
+                text = _misfit(kind, problem["loc"], table, fields)
         place = where if isinstance(where, str) else where(first)
         complaints[f"{place}: {text}"] = None
     return list(complaints)
 
 
-def _forms(field: FieldInfo) -> tuple[str, ...]:
-    """Return what each form of a setting is, in words."""
-    hint = field.annotation
-    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return tuple(_in_words(each) for each in choices if each is not NoneType)
+def _misfit(kind: str, place: tuple[str | int, ...], table: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
+    """Return what a value must be, or that it is missing.
+
+    Args:
+        kind: What pydantic calls the mistake.
+        place: Keys and positions that lead to it; where there are several forms, pydantic's names of them follow.
+        table: The settings.
+        fields: What they must fit.
+    """
+    first, *rest = place
+    path, hint, value = [str(first)], field_hint(fields[str(first)]), table.get(str(first))
+    is_missing = first not in table
+    for key in rest:
+        inner = members_hint(hint, key)
+        # An array that is too short is wrong as a whole.
+        if inner is None or not (isinstance(value, Mapping) or (isinstance(value, list) and _has(value, key))):
+            break
+        path.append(str(key))
+        hint, is_missing = inner, not _has(value, key)
+        value = None if is_missing else value[key]  # type: ignore[index] # the key fits, as was just asked
+    name = ".".join(path)
+    if is_missing:
+        return f"'{name}' is missing and has no default; set it"
+    finite = ", and finite" if kind == "finite_number" else ""
+    return f"'{name}' is {shown(value)}: it must be {in_words(hint)}{finite}"
 
 
-def _in_words(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        inner, *constraints = get_args(hint)
-        parts = [part for each in constraints for part in getattr(each, "metadata", [each])]
-        limits = [f"at least {part.ge}" for part in parts if hasattr(part, "ge")]
-        limits += [f"at most {part.le}" for part in parts if hasattr(part, "le")]
-        return f"{_in_words(inner)} of {' and '.join(limits)}" if limits else _in_words(inner)
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(each) for each in get_args(hint))
-    members = get_args(hint)
-    if get_origin(hint) is tuple and Ellipsis not in members:
-        return f"an array of {len(members)}, each {_in_words(members[0])}"
-    return WORDS.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
+def _has(value: Mapping[str, Any] | list[Any], key: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(key, int) and key < len(value)
+    return key in value
 
 
 def _literals(hint: Any) -> list[str]:
@@ -166,13 +173,3 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 def _plain(value: object) -> object:
     # Numbers and arrays of numpy and torch are as good as Python's own.
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    longest = 60
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

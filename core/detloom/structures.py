@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detloom.errors import DetloomError, PluginError
+from detloom.errors import DataError, DetloomError, PluginError
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -425,7 +425,15 @@ class Detections:
         Args:
             image_id: The data set's id of the picture.
             category_ids: The data set's id of each class index; from 1 when not given.
+
+        Raises:
+            DataError: There are more or fewer ids than classes.
         """
+        if category_ids is not None and len(category_ids) != len(self.names):
+            raise DataError(
+                f"Detections.to_coco: category_ids has {len(category_ids)} ids for {len(self.names)} classes "
+                f"({', '.join(self.names)}); give one for each, in this order, or none to count from 1"
+            )
         ids = range(1, len(self.names) + 1) if category_ids is None else category_ids
         corner_N2, size_N2 = self.boxes_N4[:, :2], self.boxes_N4[:, 2:] - self.boxes_N4[:, :2]
         return [

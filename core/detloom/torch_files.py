@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from detloom.errors import ArtifactError
+from detloom.errors import ArtifactError, reason
 from detloom.inert import LONGEST_NAME, StorageRef, TensorRef
 from detloom.unpickle import unpickle
 
@@ -59,7 +59,7 @@ class TorchFile:
         except FileNotFoundError as error:
             raise ArtifactError(f"{path}: there is no such file") from error
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{path}: the file is empty or cannot be read: {error}") from error
+            raise ArtifactError(f"{path}: the file is empty or cannot be read: {reason(error)}") from error
         if entries is not None:
             self.value, self._locate = _read_zip(entries, self._bytes, path)
         elif self._bytes[: len(PICKLE_START)] == PICKLE_START:

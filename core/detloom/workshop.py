@@ -2,6 +2,7 @@
 
 Bundled modules are imported when one of their names is first needed. Third parties are found by
 entry points of the group ``detloom.plugins``; their catalogues are read without importing them.
+A plugin may also be a file, which is run only when somebody names it.
 """
 
 import importlib
@@ -21,11 +22,22 @@ from detloom.catalogue import RECIPE, Row, bundled_rows, read_catalogue
 from detloom.errors import DetloomError, PluginError, RecipeError, plural, suggest
 from detloom.hookspecs import PROJECT, PluginHooks
 from detloom.kinds import Kind
+from detloom.plugin_source import (
+    STATEMENT,
+    PluginFile,
+    api_complaint,
+    line_of,
+    load_plugin_file,
+    read_plugin_file,
+    source_of,
+    stated_api,
+)
 
-__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Plugin", "Workshop", "contracts", "workshop"]
+__all__ = ["DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "NO_DISTRIBUTION", "Plugin", "Workshop", "contracts", "workshop"]
 
 ENTRY_POINT_GROUP = "detloom.plugins"
 DISABLE_VARIABLE = "DETLOOM_DISABLE_PLUGINS"
+NO_DISTRIBUTION = "no distribution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,10 @@ class Workshop:
         rows: The bundled catalogue; read from the package when not given.
         installed: Entry points of third parties; those of the environment when not given.
         disabled: Names of entry points to leave out; ``DETLOOM_DISABLE_PLUGINS`` when not given.
+        lenient: Go on where such a name is that of no entry point; ``misfits`` tells it.
+
+    Attributes:
+        misfits: A complaint for each name to leave out that is that of no entry point.
 
     Raises:
         PluginError: A name to leave out is that of no entry point.
@@ -73,6 +89,7 @@ class Workshop:
         rows: Sequence[Row] | None = None,
         installed: Iterable[EntryPoint] | None = None,
         disabled: Iterable[str] | None = None,
+        lenient: bool = False,
     ) -> None:
         self._bundled = tuple(bundled_rows() if rows is None else rows)
         found = entry_points(group=ENTRY_POINT_GROUP) if installed is None else installed
@@ -81,16 +98,19 @@ class Workshop:
             disabled = os.environ.get(DISABLE_VARIABLE, "").split(",")
         self._disabled = frozenset(name.strip() for name in disabled) - {""}
         points = sorted({point.name for point in self._entry_points})
-        for name in sorted(self._disabled.difference(points)):
-            raise PluginError(
-                f"{DISABLE_VARIABLE}: no plugin is installed under the name '{name}'.{suggest(name, points)}\n"
-                f"  installed: {', '.join(points) or 'none'}     Take the name out, or correct it."
-            )
+        self.misfits = tuple(
+            f"{DISABLE_VARIABLE}: no plugin is installed under the name '{name}'.{suggest(name, points)}\n"
+            f"  installed: {', '.join(points) or 'none'}     Take the name out, or correct it."
+            for name in sorted(self._disabled.difference(points))
+        )
+        if self.misfits and not lenient:
+            raise PluginError("\n".join(self.misfits))
         self._offers: dict[tuple[str, str], list[_Offer]] = {}
         self._registering = ""
         self._faults: dict[str, str] = {}
         self._catalogues: dict[str, tuple[Row, ...]] | None = None
         self._loaded: set[str] = set()
+        self._files: dict[str, PluginFile] = {}
         self._pluggy = pluggy.PluginManager(PROJECT)
         self._pluggy.add_hookspecs(PluginHooks)
         self._pluggy.hook.register_components.call_historic(kwargs={"register": self._register})
@@ -103,6 +123,32 @@ class Workshop:
         """
         self._registering = cls.__module__
         self._register(name, cls)
+
+    def load_file(self, path: Path | str) -> PluginFile:
+        """Run a plugin's file and take in what it offers; one that has changed since takes its own place.
+
+        Raises:
+            PluginError: It cannot be read, raises, was written for another API version, or breaks the contract.
+        """
+        file = read_plugin_file(Path(path))
+        plugin = str(file.path)
+        if self._files.get(plugin) == file:
+            return file
+        self._leave(plugin)
+        self._files.pop(plugin, None)
+        module = load_plugin_file(file)
+        try:
+            self._enter(plugin, module)
+        except Exception as error:
+            self._leave(plugin)
+            reason = str(error) if isinstance(error, DetloomError) else f"{type(error).__name__}: {error}"
+            raise PluginError(f"{line_of(error, file.path)}: {reason}") from error
+        self._files[plugin] = file
+        return file
+
+    def files(self) -> tuple[PluginFile, ...]:
+        """Return the plugins that are files and were loaded, by path."""
+        return tuple(self._files[path] for path in sorted(self._files))
 
     def rows(self) -> tuple[Row, ...]:
         """Return what all catalogues list, third parties' too, without importing any of it."""
@@ -203,6 +249,16 @@ class Workshop:
             if point.name not in self._disabled and point.name not in self._loaded:
                 self._load_third_party(point)
 
+    def third_party_components(self) -> tuple[tuple[Kind, str, type[Any]], ...]:
+        """Return kind, name and class of all that third parties offer, of those loaded so far."""
+        bundled = {row.module for row in self._bundled}
+        return tuple(
+            (Kind(kind), name, offer.cls)
+            for (kind, name), offers in sorted(self._offers.items())
+            for offer in offers
+            if offer.plugin not in bundled
+        )
+
     def load_bundled(self) -> None:
         """Import every bundled component.
 
@@ -214,9 +270,11 @@ class Workshop:
                 self._load_bundled(row.module)
 
     def provider(self, kind: Kind, name: str) -> str:
-        """Return name and version of the distribution that offers a component."""
+        """Return name and version of the distribution that offers a component; name and digest of a file."""
         third = {point.name: point for point in self._entry_points}
         for offer in self._offers.get((kind, name), []):
+            if offer.plugin in self._files:
+                return str(self._files[offer.plugin])
             if offer.plugin in third:
                 return _distribution(third[offer.plugin])
         return f"detloom {importlib.metadata.version('detloom')}"
@@ -237,14 +295,16 @@ class Workshop:
     def _load_third_party(self, point: EntryPoint) -> None:
         self._loaded.add(point.name)
         try:
+            _check_api(point)
             module = point.load()
+            # A version that is computed is known only now.
+            complaint = api_complaint(getattr(module, STATEMENT, None), _distribution(point))
+            if complaint:
+                raise PluginError(complaint)  # noqa: TRY301 - one place tells what was left out
             self._enter(point.name, module)
         except Exception as error:  # noqa: BLE001 - a stranger's code may raise anything, and must not take others down
             self._leave(point.name)
-            reason = str(error) if isinstance(error, DetloomError) else f"{type(error).__name__}: {error}"
-            self._faults[point.name] = (
-                f"plugin '{point.name}' ({_distribution(point)}, {point.value}) was left out: {reason}"
-            )
+            self._faults[point.name] = _left_out(point, error)
 
     def _enter(self, plugin: str, module: ModuleType) -> None:
         self._registering = plugin
@@ -286,6 +346,11 @@ class Workshop:
             self._catalogues = {}
             for point in self._entry_points:
                 if point.name in self._disabled:
+                    continue
+                try:
+                    _check_api(point)
+                except PluginError as error:
+                    self._faults[point.name] = _left_out(point, error)
                     continue
                 try:
                     self._catalogues[point.name] = _third_party_rows(point)
@@ -356,9 +421,26 @@ def _kind_of(cls: type[Any]) -> Kind:
     )
 
 
+def _check_api(point: EntryPoint) -> None:
+    """Refuse a plugin of another API version before any of it is run, as its imports may fail here.
+
+    Raises:
+        PluginError: It states another version.
+    """
+    source = source_of(point.module)
+    complaint = api_complaint(stated_api(source.read_bytes()), _distribution(point)) if source else None
+    if complaint:
+        raise PluginError(complaint)
+
+
+def _left_out(point: EntryPoint, error: Exception) -> str:
+    reason = str(error) if isinstance(error, DetloomError) else f"{type(error).__name__}: {error}"
+    return f"plugin '{point.name}' ({_distribution(point)}, {point.value}) was left out: {reason}"
+
+
 def _third_party_rows(point: EntryPoint) -> tuple[Row, ...]:
     # Only the top-level package is looked up: finding a submodule would import its parent.
-    spec = importlib.util.find_spec(point.value.partition(":")[0].partition(".")[0])
+    spec = importlib.util.find_spec(point.module.partition(".")[0])
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / "registry.toml"
         if path.exists():
@@ -367,7 +449,7 @@ def _third_party_rows(point: EntryPoint) -> tuple[Row, ...]:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "no distribution"
+    return f"{point.dist.name} {point.dist.version}" if point.dist else NO_DISTRIBUTION
 
 
 def _lists(rows: Iterable[Row], kind: str, name: str) -> bool:

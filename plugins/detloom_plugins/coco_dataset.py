@@ -14,7 +14,7 @@ from typing import Any
 
 from detloom.data.faults import RecordBuilder, as_number
 from detloom.data.records import Annotations, Fault
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
 
@@ -108,6 +108,8 @@ class _Reader:
     def __init__(self, file: str, faults: list[Fault]) -> None:
         self.file = file
         self.faults = faults
+        # Images without a size: their boxes have no fault of their own.
+        self.sizeless: set[int] = set()
 
     def fault(self, where: str, what: str) -> None:
         self.faults.append(Fault(self.file, where, what))
@@ -146,6 +148,7 @@ class _Reader:
             elif not (_is_side(height) and _is_side(width)):
                 size = f"{_shown(row.get('width'))} x {_shown(row.get('height'))}"
                 self.fault(where, f"width and height must be whole positive numbers, but are {size}")
+                self.sizeless.add(row["id"])
             else:
                 paths.add(path)
                 builders[row["id"]] = RecordBuilder(path, row["id"], int(height), int(width), self.file, self.faults)
@@ -164,7 +167,8 @@ class _Reader:
             if row["id"] in seen:
                 self.fault(where, "the id is given twice")
             elif not _is_id(image) or image not in builders:
-                self.fault(where, f"there is no usable image {_shown(image)}")
+                if not (_is_id(image) and image in self.sizeless):
+                    self.fault(where, f"there is no usable image {_shown(image)}")
             elif not _is_id(category) or category not in labels:
                 self.fault(where, f"there is no category {_shown(category)}")
             elif not isinstance(box, list) or len(box) != 4:
@@ -186,7 +190,7 @@ def _load(file: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: is no JSON ({error}). Was it copied completely?") from error
     if not isinstance(content, dict):

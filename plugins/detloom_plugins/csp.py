@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         if order not in get_args(Order):
             raise RecipeError(
-                f"no order is called {order!r}.{suggest(order, get_args(Order))} Known: {get_args(Order)}"
+                f"no order is called {order!r}.{suggest(order, get_args(Order))} Known: {', '.join(get_args(Order))}"
             )
 
         def three(inputs: int, outputs: int) -> nn.Module:
@@ -101,7 +101,7 @@ class CspBlock(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 1:
-            raise RecipeError(f"a CSP block needs at least one bottleneck, got {depth}")
+            raise RecipeError(f"depth must be at least 1, as a CSP block has bottlenecks, got {depth}")
         if split not in ("input", "entry"):
             raise RecipeError(f"split must be 'input' or 'entry', got {split!r}")
         width = outputs if split == "entry" else outputs // 2
@@ -152,7 +152,7 @@ class ShortPyramid(nn.Module):
 def repconv_chain(inputs: int, outputs: int, depth: int, activation: Activation) -> nn.Sequential:
     """Return RepConvs one after the other; all but a first one that changes the width have an identity."""
     if depth < 1:
-        raise RecipeError(f"a chain needs at least one RepConv, got {depth}")
+        raise RecipeError(f"depth must be at least 1, as a chain has RepConvs, got {depth}")
     return nn.Sequential(
         *(RepConv(outputs if place else inputs, outputs, activation=activation) for place in range(depth))
     )

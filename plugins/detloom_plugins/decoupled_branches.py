@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detloom.errors import RecipeError
 from detloom_plugins.layers import Activation, ConvBlock
 
 __all__ = ["PRIOR_PROBABILITY", "DecoupledBranches"]
@@ -44,6 +45,8 @@ class DecoupledBranches(nn.Module):
         activation: Activation,
     ) -> None:
         super().__init__()
+        if width < 0:
+            raise RecipeError(f"width must be at least 1, or 0 for the width of each level, got {width}")
         width = width or inputs
         self.stem = ConvBlock(inputs, width, activation=activation)
         self.for_classes = _convs(width, depth, activation)

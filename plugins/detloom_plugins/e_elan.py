@@ -9,6 +9,7 @@ Shape letters: B images, G groups, C channels of a group, H and W rows and colum
 Reference: Wang, Bochkovskiy and Liao, YOLOv7 (2022), section 3.1 and figure 2 (d).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -80,6 +81,8 @@ def make_elan(
     activation: Activation,
 ) -> Elan | SummedElan | GroupedElan:
     """Return one aggregation, or extended ELAN of several; ``chain_ratio`` is the chain's width over ``hidden``."""
+    if not math.isfinite(chain_ratio) or round(hidden * chain_ratio) < 1:
+        raise RecipeError(f"chain_ratio must leave the chain a width: hidden {hidden} times {chain_ratio} is none")
     if branches < 1:
         raise RecipeError(f"branches must be at least 1, got {branches}")
     if is_grouped and (branches == 1 or repconv):

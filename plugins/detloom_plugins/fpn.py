@@ -58,6 +58,8 @@ class FpnNeck(Neck):
                 f"auxiliary needs one width for each of the levels of strides {strides}, 0 for none, or none at all, "
                 f"got {list(auxiliary)}"
             )
+        if top < 1:
+            raise RecipeError(f"top must be at least 1 channel wide, got {top}")
         self.top = ConvBlock(inputs[-1].channels, top, activation=activation)
         # What a level hands down is what its output is made from at the top, and its output below.
         givers = [*outputs[1:-1], top] if len(strides) > 1 else []

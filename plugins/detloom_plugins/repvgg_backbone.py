@@ -46,6 +46,8 @@ class RepVggBackbone(Backbone):
             raise RecipeError(
                 f"each stage needs one value of each list: widths has {len(widths)}, depths {len(depths)}"
             )
+        if stem < 1:
+            raise RecipeError(f"stem must be at least 1 channel wide, got {stem}")
         self.stem = RepConv(3, stem, 2, activation=activation)
         channels, stages = stem, []
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):

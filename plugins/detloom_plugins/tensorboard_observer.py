@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from detloom.engine.run import Run
-from detloom.errors import ArtifactError, PluginError
+from detloom.errors import ArtifactError, PluginError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Metrics, Observer
 
@@ -42,7 +42,9 @@ class TensorboardObserver(Observer):
                 str(run.directory / self.folder), purge_step=run.step + 1 if run.step else None
             )
         except OSError as error:
-            raise ArtifactError(f"{run.directory / self.folder}: event files cannot be written: {error}") from error
+            raise ArtifactError(
+                f"{run.directory / self.folder}: event files cannot be written: {reason(error)}"
+            ) from error
 
     @hookimpl
     def step_finished(self, run: Run, step: int, losses: Mapping[str, float], learning_rate: float) -> None:  # noqa: ARG002 - the hook's arguments

@@ -15,7 +15,7 @@ from xml.parsers import expat
 from detloom.data.faults import RecordBuilder, as_number
 from detloom.data.reading import SUFFIXES, picture_size
 from detloom.data.records import Annotations, Fault
-from detloom.errors import DataError, RecipeError
+from detloom.errors import DataError, RecipeError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
 
@@ -102,7 +102,7 @@ class VocDataset(Dataset):
         try:
             return parse_xml(file.read_bytes())
         except OSError as error:
-            faults.append(Fault(file.name, "", f"cannot be read ({(error.strerror or '').lower()})"))
+            faults.append(Fault(file.name, "", f"cannot be read ({reason(error)})"))
         except ValueError as error:
             faults.append(Fault(file.name, "", str(error)))
         return None
@@ -187,7 +187,7 @@ def _builder(
         try:
             height, width = picture_size(picture)
         except DataError as error:
-            faults.append(Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0]))
+            faults.append(Fault(str(picture), "", error.what.removeprefix(f"{picture}: ")))
             return None
         return RecordBuilder(picture, position, height, width, file, faults)
     sides = as_number(_text(size, "height")), as_number(_text(size, "width"))

@@ -75,7 +75,7 @@ class CspVovnetBackbone(Backbone):
     ) -> None:
         super().__init__()
         if stages < 1 or not stem:
-            raise RecipeError(f"csp-vovnet needs a stem and at least one stage, got {list(stem)} and {stages}")
+            raise RecipeError(f"stages must be at least 1, and stem not empty, got {stages} and {list(stem)}")
         self.stem, width, stride = make_stem(stem, space_to_depth=False, activation=activation)
         self.pool = nn.MaxPool2d(2, 2)
         blocks, specs = [], []

@@ -15,9 +15,10 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from detloom.data.faults import RecordBuilder, as_number
 from detloom.data.reading import SUFFIXES, picture_size
 from detloom.data.records import Annotations, Fault
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Dataset
+from detloom.wording import shown
 
 __all__ = ["YoloDataset"]
 
@@ -100,7 +101,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: is no YAML: {error}") from error
     if not isinstance(content, dict):
@@ -110,15 +111,17 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("names")
+    if names is None:
+        raise DataError(f"{file}: 'names' is missing; list the classes, such as names: [cat, dog].")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise DataError(f"{file}: the keys of names must be 0, 1, ... without gaps, but are {list(names)[:20]}.")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{file}: names must list the classes, such as names: [cat, dog], but is {names!r}.")
+        raise DataError(f"{file}: 'names' is {shown(names)}: it must be an array of text, such as names: [cat, dog].")
     count = content.get("nc", len(names))
     if count != len(names):
-        raise DataError(f"{file}: nc is {count!r}, but names has {len(names)} classes. Correct one of them.")
+        raise DataError(f"{file}: 'nc' is {shown(count)}, but names has {len(names)} classes. Correct one of them.")
     return tuple(str(name) for name in names)
 
 
@@ -128,9 +131,10 @@ def _pictures(file: Path, content: dict[str, Any], split: str) -> list[Path]:
         places = [places]
     if not isinstance(places, list) or not places or not all(isinstance(place, str) for place in places):
         known = ", ".join(key for key in ("train", "val", "test") if key in content) or "none"
+        found = "missing" if content.get(split) is None else shown(content[split])
         raise DataError(
-            f"{file}: '{split}' must say where the pictures of the split are, but is {content.get(split)!r}. "
-            f"Splits there: {known}."
+            f"{file}: '{split}' is {found}: it must say where the pictures of the "
+            f"split are, as {split}: images/{split}. Splits there: {known}."
         )
     base = file.parent / str(content.get("path") or ".")
     pictures = sorted({picture for place in places for picture in _listed(file, base, place)})
@@ -150,7 +154,7 @@ def _listed(file: Path, base: Path, place: str) -> Iterator[Path]:
         try:
             lines = found.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{found}: the list of pictures cannot be read ({error}).") from error
+            raise DataError(f"{found}: the list of pictures cannot be read ({reason(error)}).") from error
         # A leading ./ means the folder of the list.
         yield from (
             found.parent / line if line.startswith("./") else base / line for line in map(str.strip, lines) if line
@@ -164,7 +168,7 @@ def _size_or_fault(picture: Path) -> tuple[int, int] | Fault:
     try:
         return picture_size(picture)
     except DataError as error:
-        return Fault(str(picture), "", str(error).removeprefix(f"{picture}: ").split(". ")[0])
+        return Fault(str(picture), "", error.what.removeprefix(f"{picture}: "))
 
 
 def _builder(picture: Path, size: tuple[int, int] | Fault, position: int, faults: list[Fault]) -> RecordBuilder | None:
@@ -181,7 +185,7 @@ def _add_rows(builder: RecordBuilder, num_classes: int, faults: list[Fault]) -> 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(Fault(builder.file, "", f"cannot be read ({error})"))
+        faults.append(Fault(builder.file, "", f"cannot be read ({reason(error)})"))
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():

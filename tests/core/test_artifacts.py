@@ -73,8 +73,34 @@ def test_missing_plugin_is_named_with_what_to_install(artifact: Path, tmp_path: 
     components = json.dumps({"backbone.their-backbone": "their-plugin 1.2"})
     path = changed(artifact, tmp_path / "theirs.safetensors", recipe=text, components=components)
 
-    with pytest.raises(ArtifactError, match=r"their-backbone(.|\n)*Install(.|\n)*their-plugin 1\.2"):
+    with pytest.raises(ArtifactError, match=r"their-backbone(.|\n)*Install(.|\n)*their-plugin==1\.2"):
         load_artifact(path, shop=Workshop(rows=bundled_rows(), installed=()))
+
+
+def test_only_what_is_missing_is_listed_and_each_distribution_once(artifact: Path, tmp_path: Path) -> None:
+    held = read_artifact(artifact)
+    text = held.recipe.to_toml().replace('use = "elan"', 'use = "theirs"')
+    components = {**held.components, "backbone.theirs": "their-plugin 1.2", "assigner.hers": "their-plugin 1.2"}
+    path = changed(artifact, tmp_path / "theirs.safetensors", recipe=text, components=json.dumps(components))
+    shop = Workshop(rows=bundled_rows(), installed=())
+
+    with pytest.raises(ArtifactError) as caught:
+        load_artifact(path, shop=shop)
+
+    assert str(caught.value).splitlines() == [
+        f"{path}: the detector of this artifact cannot be assembled here: it has components that are not here",
+        "  the assigner 'hers', which came with their-plugin 1.2",
+        "  the backbone 'theirs', which came with their-plugin 1.2",
+        "  Install: pip install their-plugin==1.2",
+    ]
+
+
+def test_settings_of_another_version_are_told_with_the_versions(artifact: Path, tmp_path: Path) -> None:
+    text = read_artifact(artifact).recipe.to_toml().replace('use = "elan"', 'use = "elan"\nolder = 3')
+    path = changed(artifact, tmp_path / "older.safetensors", recipe=text)
+
+    with pytest.raises(ArtifactError, match=r"no setting is called 'older'(.|\n)*It was made with: detloom \S+$"):
+        load_artifact(path)
 
 
 def test_weights_that_do_not_fit_the_recipe_are_refused(artifact: Path, tmp_path: Path) -> None:
@@ -92,6 +118,19 @@ def test_weights_of_other_class_count_are_refused(artifact: Path, tmp_path: Path
 
     with pytest.raises(ArtifactError, match="of another shape"):
         load_artifact(path)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused_by_name(artifact: Path, tmp_path: Path, wrong: float) -> None:
+    tensors, metadata = read_tensors(artifact)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    tensors[name][0] = wrong
+    write_tensors(tmp_path / "broken.safetensors", tensors, metadata)
+
+    # Evaluation, prediction and folding load it; a training that starts from it reads it.
+    for take in (load_artifact, read_artifact):
+        with pytest.raises(ArtifactError, match=rf"broken\.safetensors: {name} hold infinite numbers or NaN"):
+            take(tmp_path / "broken.safetensors")
 
 
 @pytest.mark.parametrize(

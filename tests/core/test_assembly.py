@@ -204,6 +204,34 @@ def test_mistakes_of_every_section_come_together_and_once() -> None:
     assert message.endswith("freeze and the size of pictures are checked when this is mended.")
 
 
+def test_mistakes_of_one_section_come_together() -> None:
+    overrides = {
+        "train.optimizer": "sdg",
+        "train.epochs": 0,
+        "train.lerning_rate": 0.1,
+        "train.init_from": "no.safetensors",
+        "train.schedule": "step",
+        "train.decay_epochs": "late",
+        "augment.extra": [{"use": "Blurr"}],
+        "augment.mixup": 2,
+    }
+
+    with pytest.raises(RecipeError) as caught:
+        check("yolov7-tiny", overrides)
+
+    wrong = (
+        "no 'sdg'",
+        "'epochs' is 0",
+        "'lerning_rate'",
+        "no.safetensors",
+        "'decay_epochs' is",
+        "'Blurr'",
+        "'mixup' is 2",
+    )
+    assert [str(caught.value).count(each) for each in wrong] == [1] * len(wrong)
+    assert "needs decay_epochs" not in str(caught.value)
+
+
 def test_missing_slot_says_what_to_add(tmp_path: Path) -> None:
     path = tmp_path / "empty.toml"
     path.write_text("[data]\nimage_size = 64\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detloom.errors import DetloomError
+from detloom.errors import DataError, DetloomError
 from detloom.structures import Detections
 
 
@@ -34,6 +34,14 @@ def test_coco_rows_have_corner_width_and_height() -> None:
 
 def test_coco_categories_count_from_one_where_none_are_given() -> None:
     assert [row["category_id"] for row in detections().to_coco(1)] == [2, 1]
+
+
+@pytest.mark.parametrize("ids", [[18], [18, 21, 30]])
+def test_coco_categories_must_be_as_many_as_classes(ids: list[int]) -> None:
+    with pytest.raises(
+        DataError, match=rf"category_ids has {len(ids)} ids for 2 classes \(cat, dog\); give one for each"
+    ):
+        detections().to_coco(7, ids)
 
 
 def test_supervision_has_the_same_boxes_and_names() -> None:

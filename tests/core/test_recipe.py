@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from detloom.assembly import check
 from detloom.errors import RecipeError
 from detloom.recipe import load_recipe, parse_override
 
@@ -34,6 +36,17 @@ def test_same_use_merges_key_by_key(tmp_path: Path) -> None:
     assert recipe.tables["assigner"] == {"use": "yolov7", "candidates": 20, "reach": 0.5}
     assert recipe.origins["assigner.candidates"] == str(child)
     assert recipe.origins["assigner.reach"] == str(tmp_path / "base.toml")
+
+
+@pytest.mark.parametrize("passes", ["['fuse-bm']", "[3]", "'fuse-bn'", "[{ use = 'fuse-bn', x = 1 }]"])
+def test_mistake_in_an_array_of_passes_names_the_file_that_set_it(tmp_path: Path, passes: str) -> None:
+    child = write(tmp_path, "child", f'extends = "yolov7-tiny"\n[reparam]\npasses = {passes}\n')
+
+    with pytest.raises(RecipeError) as caught:
+        check(child)
+
+    assert f"{child} [reparam]: " in str(caught.value)
+    assert " + " not in str(caught.value)
 
 
 def test_arrays_are_replaced_whole(tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ def test_all_mistakes_in_names_and_structure_come_together(tmp_path: Path) -> No
         "[assigner]: no assigner is called 'atts'. Did you mean 'atss'?",
         "[asigner]: no section is called 'asigner'. Did you mean 'assigner'?",
         "[train]: no setting is called 'epoch'. Did you mean 'epochs'?",
-        "[train]: 'batch' is \"four\": input should be a valid integer",
+        "[train]: 'batch' is \"four\": it must be a whole number of at least 1",
         "[head]: `use` must name a head; known heads: ",
         "[head]: 'num_classes' is 0: it must be a whole number of at least 1",
         "no reparam is called 'fuse-bm'. Did you mean 'fuse-bn'?",
@@ -190,6 +203,18 @@ def test_observer_that_is_no_table_is_refused() -> None:
         load_recipe("yolov7-tiny", {"observers.csv": 3})
 
 
+def test_values_in_complaints_about_structure_are_written_as_in_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "odd", 'train = true\n[head]\nnum_classes = "three"\n[reparam]\npasses = [false]\n')
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+
+    message = str(caught.value)
+    assert "'train' must be a table, got true" in message
+    assert "'num_classes' is \"three\": it must be" in message
+    assert "false names no pass" in message
+
+
 def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:
     path = write(tmp_path, "mine", 'extends = "mine.toml"\n')
 
@@ -209,3 +234,15 @@ def test_recipe_that_extends_itself_is_told_so(tmp_path: Path) -> None:
 def test_misplaced_key_is_told_where_it_belongs(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path, "mine", text))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["yolov7-tiny"], {"head": {}}])
+def test_what_names_no_recipe_is_refused(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe: .* names none; give a bundled name, as 'yolov7-tiny', the path"):
+        load_recipe(wrong)
+
+
+@pytest.mark.parametrize("wrong", [["head.num_classes=3"], [], 3, "head.num_classes=3", {3: 1}])
+def test_overrides_that_are_no_table_are_refused(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match=r'^overrides: .* is no table of values by dotted key; write \{"head'):
+        load_recipe("yolov7-tiny", wrong)

@@ -244,7 +244,8 @@ def test_doctor_does_not_count_what_was_left_out_and_gives_the_reason_once(
     from detloom.cli import doctor
 
     point = write_listed(tmp_path, "plugin_listed_fails", "raise ValueError('no licence')")
-    monkeypatch.setattr(doctor, "workshop", lambda: Workshop(rows=(), installed=[point], disabled=()))
+    shop = Workshop(rows=(), installed=[point], disabled=())
+    monkeypatch.setattr(doctor, "Workshop", lambda **_: shop)
 
     result = CliRunner().invoke(doctor.command)
 
@@ -258,3 +259,38 @@ def test_switch_of_a_plugin_that_is_not_there_is_refused(write: Write) -> None:
 
     with pytest.raises(PluginError, match=r"under the name 'plugin_one'\. Did you mean 'plugin_on'"):
         Workshop(rows=(), installed=[point], disabled=("plugin_one",))
+
+
+def test_plugin_of_another_api_version_is_told_before_any_of_it_runs(write: Write) -> None:
+    newer = write("plugin_newer", "PLUGIN_API = 2\nraise SystemError('imported')")
+    fine = write("plugin_of_now", "PLUGIN_API: int = 1\n" + dedent(ASSIGNER.format(name="mine")))
+    shop = Workshop(rows=(), installed=[newer, fine], disabled=())
+
+    assert shop.component(Kind.ASSIGNER, "mine").__name__ == "Mine"
+    with pytest.raises(RecipeError) as caught:
+        shop.component(Kind.ASSIGNER, "absent")
+
+    assert "plugin 'plugin_newer' (no distribution, plugin_newer) was left out: it was written for version 2 of" in str(
+        caught.value
+    )
+    assert "`pip install --upgrade detloom`" in str(caught.value)
+    assert "plugin_newer" not in sys.modules
+
+
+@pytest.mark.usefixtures("write")
+def test_catalogue_of_another_api_version_is_not_listed(tmp_path: Path) -> None:
+    point = write_listed(tmp_path, "plugin_listed_newer", "PLUGIN_API = 2")
+    shop = Workshop(rows=(), installed=[point], disabled=())
+
+    assert shop.rows() == ()
+    (plugin,) = shop.plugins()
+    assert plugin.fault is not None
+    assert "version 2 of the plugin API" in plugin.fault
+
+
+def test_version_that_is_computed_is_read_after_the_import(write: Write) -> None:
+    point = write("plugin_computed", "PLUGIN_API = 1 + 1\n" + dedent(ASSIGNER.format(name="mine")))
+    shop = Workshop(rows=(), installed=[point], disabled=())
+
+    with pytest.raises(RecipeError, match="written for version 2"):
+        shop.component(Kind.ASSIGNER, "mine")

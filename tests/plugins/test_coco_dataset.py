@@ -105,6 +105,16 @@ def test_each_fault_is_listed_with_its_place(tmp_path: Path, content: object, wh
     assert what in faults[0].what
 
 
+def test_an_image_of_no_size_is_one_fault_whatever_boxes_it_has(tmp_path: Path) -> None:
+    content = copy.deepcopy(SOUND)
+    content["images"][0]["width"] = 0
+
+    faults = read(tmp_path, content).faults
+
+    assert any(row["image_id"] == content["images"][0]["id"] for row in content["annotations"])
+    assert [fault.where for fault in faults] == [f"image {content['images'][0]['id']}"]
+
+
 def test_a_row_given_twice_under_two_ids_is_listed(tmp_path: Path) -> None:
     content = copy.deepcopy(SOUND)
     content["annotations"].append({**content["annotations"][0], "id": 3})

@@ -178,16 +178,16 @@ def test_auxiliary_widths_that_cannot_be_are_refused(
     ("make", "message"),
     [
         (lambda: Bottleneck(4, hidden=4, order="reduce-frist"), "Did you mean 'reduce-first'"),  # type: ignore[arg-type] # wrong on purpose
-        (lambda: CspBlock(4, 4, depth=0), "at least one bottleneck, got 0"),
+        (lambda: CspBlock(4, 4, depth=0), "depth must be at least 1, as a CSP block has bottlenecks, got 0"),
         (lambda: CspBlock(4, 4, depth=1, split="x"), "split must be 'input' or 'entry'"),  # type: ignore[arg-type] # wrong on purpose
-        (lambda: repconv_chain(4, 4, 0, "relu"), "at least one RepConv, got 0"),
+        (lambda: repconv_chain(4, 4, 0, "relu"), "depth must be at least 1, as a chain has RepConvs, got 0"),
         (lambda: PartialAggregation(3), "an even width, got 2, 3"),
         (lambda: CspBackbone(widths=[8], depths=[1, 1]), "widths has 1, depths 2"),
         (lambda: CspBackbone(pyramid="x"), "pyramid must be"),  # type: ignore[arg-type] # wrong on purpose
         (lambda: CspBackbone(stem=[[3, 1]]), "kernel, stride, width"),
         (lambda: CspBackbone(out_strides=[7]), r"among \[4, 8, 16, 32\], got \[7\]"),
         (lambda: RepVggBackbone(widths=[8], depths=[1, 1]), "widths has 1, depths 2"),
-        (lambda: CspVovnetBackbone(stem=[]), "needs a stem"),
+        (lambda: CspVovnetBackbone(stem=[]), "stem not empty"),
         (lambda: FpnNeck(LEVELS), "outputs needs 3 values and reduced 2"),
         (lambda: FpnNeck([LEVELS[0], LEVELS[2]]), r"twice the one before, got \[8, 32\]"),
         (lambda: PanNeck(LEVELS[:1]), r"at least two levels, each stride twice the one before, got \[8\]"),

@@ -94,7 +94,7 @@ def test_a_broken_picture_is_listed(tmp_path: Path) -> None:
     annotations = dataset.read("train")
 
     assert len(annotations.images) == 2
-    assert "cannot be read as a picture" in annotations.faults[0].what
+    assert annotations.faults[0].what == "cannot be read as a picture (its content is of no known format)"
 
 
 @pytest.mark.parametrize("names", ["names: {0: cat, 1: dog}", "names:\n  0: cat\n  1: dog", "nc: 2\nnames: [cat, dog]"])
@@ -107,10 +107,12 @@ def test_names_may_be_a_list_or_a_mapping(tmp_path: Path, names: str) -> None:
 @pytest.mark.parametrize(
     ("yaml", "match"),
     [
-        ("train: images/train\n", "names must list the classes"),
+        ("train: images/train\n", "'names' is missing; list the classes"),
+        ("train: images/train\nnames: true\n", "'names' is true: it must be an array of text"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "without gaps"),
-        ("train: images/train\nnames: [cat]\nnc: 2\n", "nc is 2, but names has 1"),
-        ("names: [cat]\nval: images/val\n", r"'train' must say where.*Splits there: val"),
+        ("train: images/train\nnames: [cat]\nnc: 2\n", "'nc' is 2, but names has 1"),
+        ("names: [cat]\nval: images/val\n", r"'train' is missing: it must say where.*Splits there: val"),
+        ("names: [cat]\ntrain: [1, true]\n", r"'train' is \[1, true\]: it must say where"),
         ("train: images/nowhere\nnames: [cat]\n", "neither a folder nor a list"),
         ("train: images/val\nnames: [cat]\n", "no pictures in images/val"),
         ("train: [\n", "is no YAML"),

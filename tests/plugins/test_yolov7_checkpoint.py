@@ -564,6 +564,54 @@ def test_a_state_dict_of_a_detector_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, again[name]) for name, tensor in detector.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("source", "overrides"),
+    [("demo", {}), ("demo", {"head.use": "decoupled", "assigner.use": "simota", "criterion.use": "yolox"})],
+)
+def test_the_tensors_of_a_state_dict_say_how_many_classes_it_has(
+    source: str, overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    detector = assemble(source, overrides, num_classes=3)
+    torch.save(detector.state_dict(), tmp_path / "mine.pt")
+
+    imported = import_checkpoint(tmp_path / "mine.pt", recipe=source, overrides=overrides)
+
+    again = imported.detector.state_dict()
+    assert imported.settings == {"head.num_classes": 3}
+    assert imported.detector.names == ("0", "1", "2")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in detector.state_dict().items())
+
+
+def test_a_state_dict_of_another_class_count_needs_no_setting(tmp_path: Path) -> None:
+    torch.save(assemble("yolov7-tiny", num_classes=3).state_dict(), tmp_path / "own.pt")
+    artifact = tmp_path / "own.safetensors"
+
+    result = CliRunner().invoke(cli, ["import", str(tmp_path / "own.pt"), "--recipe", "yolov7-tiny"])
+
+    assert result.exit_code == 0, result.output
+    assert "as the checkpoint has it: head.num_classes = 3" in result.output
+    assert load_artifact(artifact).head.num_classes == 3
+
+
+@pytest.mark.slow
+def test_a_state_dict_of_another_class_count_is_told_the_command_that_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt"
+    torch.save(assemble("yolov7-tiny", num_classes=3).state_dict(), path)
+
+    with pytest.raises(ArtifactError) as caught:
+        import_checkpoint(path)
+
+    assert "fits several recipes" in str(caught.value)
+    assert f"`detloom import {path} --recipe yolov7-tiny`" in str(caught.value)
+
+
+def test_a_class_count_that_was_set_is_not_replaced(tmp_path: Path) -> None:
+    torch.save(assemble("demo", num_classes=3).state_dict(), tmp_path / "own.pt")
+
+    with pytest.raises(ArtifactError, match="does not fit the recipe 'demo'"):
+        import_checkpoint(tmp_path / "own.pt", recipe="demo", overrides={"head.num_classes": 4})
+
+
 def test_an_artifact_is_not_imported_again(tiny_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny.safetensors"
     CliRunner().invoke(cli, ["import", str(tiny_file), "-o", str(out)])

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's mistake, 1 a bug (with its traceback), 130 stop
 
 import importlib
 import keyword
+import os
 from typing import Any
 
 import click
@@ -24,6 +25,7 @@ VERBS = {
     "import": "Turn a checkpoint of another project into an artifact.",
     "info": "Describe a component and its settings.",
     "list": "List components and recipes.",
+    "plugin": "Begin a plugin of your own.",
     "predict": "Find objects in pictures, folders and videos.",
     "schema": "Write a JSON Schema of recipes, for editors.",
     "show": "Show a resolved recipe.",
@@ -86,4 +88,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
+    # Threads that wait for each other by spinning make a busy machine tens of times slower; OpenMP reads this when
+    # torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli(prog_name="detloom")

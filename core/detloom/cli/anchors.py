@@ -1,13 +1,13 @@
 """``detloom anchors``: how well a recipe's anchors fit a data set, and a recipe with better ones."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = ["command"]
 @click.option("--seed", type=click.IntRange(0), help="Of the search; the recipe's train.seed if not given.")
 @click.option("--force", is_flag=True, help="Let --out take the place of a file that exists.")
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -42,6 +43,7 @@ def command(
     out: Path | None,
     image_size: int | None,
     seed: int | None,
+    plugins: tuple[Path, ...],
     overrides: dict[str, Any],
     force: bool,
     skip_bad: bool,
@@ -59,7 +61,7 @@ def command(
 
     if image_size is not None:
         overrides = {**overrides, "data.image_size": image_size}
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, plugins=plugins)
     _refuse(out, recipe, force=force)
     from detloom.assembly import check
     from detloom.engine.anchoring import flat_anchors, head_anchors, propose
@@ -80,7 +82,8 @@ def command(
     if out is not None:
         from detloom.durable import write_text
 
-        write_text(out, _as_toml(_own(overrides, found[method]), extends=_extends(recipe, out)))
+        files = [_relative(path, out) for path in plugins]
+        write_text(out, _as_toml(_own(overrides, found[method]), extends=_extends(recipe, out), plugins=files))
     if as_json:
         echo_json(
             {
@@ -155,10 +158,14 @@ def _extends(recipe: str, out: Path) -> str:
     path = Path(recipe)
     if path.suffix != ".toml":
         return recipe if len(path.parts) == 1 else str(path.resolve())
+    return _relative(path, out)
+
+
+def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix()
 
 
-def _as_toml(values: Mapping[str, Any], extends: str | None = None) -> str:
+def _as_toml(values: Mapping[str, Any], extends: str | None = None, plugins: Sequence[str] = ()) -> str:
     """Return a recipe's text, with a line for each level's anchors."""
     import tomlkit
 
@@ -171,13 +178,15 @@ def _as_toml(values: Mapping[str, Any], extends: str | None = None) -> str:
     document = tomlkit.document()
     if extends is not None:
         document["extends"] = extends
+    if plugins:
+        document["plugins"] = list(plugins)
     for section, table in layers.tables.items():
         document[section] = table
     lines = tomlkit.array()
     for level in layers.tables["head"]["anchors"]:
         lines.add_line(level)
     lines.add_line(indent="")
-    document["head"]["anchors"] = lines  # type: ignore[index] # tomlkit types what it holds as anything
+    document["head"]["anchors"] = lines
     return tomlkit.dumps(document)
 
 

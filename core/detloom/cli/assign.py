@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ ARTIFACT = ".safetensors"
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("assign"), show_default=True
 )
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -45,6 +46,7 @@ def command(
     assigners: tuple[str, ...],
     seed: int,
     out: Path,
+    plugins: tuple[Path, ...],
     overrides: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -62,7 +64,7 @@ def command(
     from detloom.explain.sheet import sheet
     from detloom.pictures import make_directory, write_picture
 
-    detector, annotations = _opened(recipe, data, split, overrides, seed)
+    detector, annotations = _opened(recipe, data, split, overrides, seed, plugins=plugins)
     record = find_image(annotations, image)
     assert detector.recipe is not None  # noqa: S101 - it was made of one
     explained = explain(detector, record, tables or [detector.recipe.tables["assigner"]])
@@ -98,7 +100,13 @@ def _table(text: str) -> Mapping[str, Any]:
 
 
 def _opened(
-    recipe: str, data: Path, split: str | None, overrides: Mapping[str, Any], seed: int
+    recipe: str,
+    data: Path,
+    split: str | None,
+    overrides: Mapping[str, Any],
+    seed: int,
+    *,
+    plugins: tuple[Path, ...],
 ) -> "tuple[Detector, Annotations]":
     """Return the detector, with the classes of the data, and the split."""
     from detloom.recipe import load_recipe
@@ -106,7 +114,7 @@ def _opened(
     if recipe.endswith(ARTIFACT):
         from detloom.artifacts import load_artifact
 
-        detector = load_artifact(recipe)
+        detector = load_artifact(recipe, plugins=plugins)
         assert detector.recipe is not None  # noqa: S101 - an artifact has one
         detector.recipe = load_recipe(detector.recipe, overrides)
         annotations = _split(detector.recipe, data, split)
@@ -116,7 +124,7 @@ def _opened(
                 f"{', '.join(annotations.names)}. Give the data it was trained on, or a recipe."
             )
         return detector, annotations
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, plugins=plugins)
     annotations = _split(loaded, data, split)
     import torch
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option, shown_progress
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option, shown_progress
 
 __all__ = ["command"]
 
@@ -13,9 +13,12 @@ __all__ = ["command"]
 @click.command(name="check")
 @click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--data", type=click.Path(path_type=Path), help="Also check the pictures and annotations of a data set.")
+@plugin_option
 @set_option
 @json_option
-def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_json: bool) -> None:
+def command(
+    recipe: str, data: Path | None, plugins: tuple[Path, ...], overrides: dict[str, Any], *, as_json: bool
+) -> None:
     """Check RECIPE without data or weights; print parameters and GFLOPs.
 
     Parameters and GFLOPs stand for the training form and for the deployed form, that is after the
@@ -24,12 +27,12 @@ def command(recipe: str, data: Path | None, overrides: dict[str, Any], *, as_jso
     from detloom.assembly import check
     from detloom.recipe import load_recipe
 
-    report = check(recipe, overrides)
+    report = check(recipe, overrides, plugins=plugins)
     faults = None
     if data is not None:
         from detloom.data.check import check_path
 
-        resolved = load_recipe(recipe, overrides)
+        resolved = load_recipe(recipe, overrides, plugins=plugins)
         with shown_progress(f"reading the pictures of {data}", is_shown=not as_json) as progress:
             names, faults = check_path(data, resolved, progress=progress)
         report = check(resolved, num_classes=len(names))

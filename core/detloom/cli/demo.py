@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, set_option, shown_progress
+from detloom.cli.options import echo_json, json_option, plugin_option, set_option, shown_progress
 
 __all__ = ["command"]
 
@@ -16,16 +16,17 @@ __all__ = ["command"]
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), help="Where to write."
 )
+@plugin_option
 @set_option
 @json_option
-def command(out: Path, overrides: dict[str, Any], *, as_json: bool) -> None:
+def command(out: Path, plugins: tuple[Path, ...], overrides: dict[str, Any], *, as_json: bool) -> None:
     """Draw a small data set, train a small YOLOv7-tiny on it, evaluate, and draw what it finds.
 
     Takes a few minutes on two cores and needs no network.
     """
     from detloom.recipe import load_recipe
 
-    recipe = load_recipe("demo", overrides)
+    recipe = load_recipe("demo", overrides, plugins=plugins)
     from detloom.artifacts import load_artifact
     from detloom.engine.fit import fit
     from detloom.engine.predict import stream

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option
+from detloom.cli.options import echo_json, json_option, plugin_option
 from detloom.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ WORST = 8
     "--pass", "passes", multiple=True, metavar="NAME", help="Instead of the recipe's passes; may be repeated."
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every fold and every module's difference.")
+@plugin_option
 @json_option
 def command(
     source: str,
     out: Path | None,
     images: tuple[Path, ...],
     passes: tuple[str, ...],
+    plugins: tuple[Path, ...],
     *,
     plan_only: bool,
     size: int,
@@ -65,7 +67,7 @@ def command(
         )
     from detloom.reparam import fold
 
-    detector, table = _opened(source, passes, needs_weights=not plan_only)
+    detector, table = _opened(source, passes, plugins, needs_weights=not plan_only)
     if plan_only:
         report = fold(detector, detector.passes)[1]
         _tell(report, detector, detector, show_all=True, as_json=as_json)
@@ -78,7 +80,9 @@ def command(
     _tell(report, detector, folded, show_all=show_all, as_json=as_json, out=out, pictures=pictures)
 
 
-def _opened(source: str, passes: tuple[str, ...], *, needs_weights: bool) -> "tuple[Detector, list[Any]]":
+def _opened(
+    source: str, passes: tuple[str, ...], plugins: tuple[Path, ...], *, needs_weights: bool
+) -> "tuple[Detector, list[Any]]":
     """Return the model with the passes to apply, and the passes as a recipe lists them."""
     from detloom.artifacts import load_artifact, read_artifact
     from detloom.assembly import assemble, build
@@ -88,7 +92,7 @@ def _opened(source: str, passes: tuple[str, ...], *, needs_weights: bool) -> "tu
     if source.endswith(ARTIFACT):
         if read_artifact(source).folded:
             raise ArtifactError(f"{source}: this artifact is folded already; `detloom predict` uses it as it is")
-        detector = load_artifact(source)
+        detector = load_artifact(source, plugins=plugins)
     elif needs_weights:
         raise ArtifactError(
             f"{source}: only an artifact has weights to fold, a file that ends in {ARTIFACT}; "
@@ -96,7 +100,7 @@ def _opened(source: str, passes: tuple[str, ...], *, needs_weights: bool) -> "tu
         )
     else:
         with shapes_only():
-            detector = assemble(source)
+            detector = assemble(source, plugins=plugins)
     listed = [] if detector.recipe is None else detector.recipe.tables.get(Kind.REPARAM, {}).get("passes", [])
     if passes:
         listed = list(passes)
@@ -140,7 +144,11 @@ def _write(out: Path, folded: "Detector", passes: list[Any], example: "Tensor") 
         raise ArtifactError("this detector has no recipe to be written with")
     beside = out.with_name(f"{out.stem}.unread{ARTIFACT}")
     try:
-        save_artifact(beside, folded, recipe=folded.recipe, names=folded.names, folded=passes)
+        try:
+            save_artifact(beside, folded, recipe=folded.recipe, names=folded.names, folded=passes)
+        except ArtifactError as error:
+            # The name that it has until it is read back is no concern of the user's.
+            raise ArtifactError(str(error).replace(str(beside), str(out))) from error
         with torch.inference_mode():
             expected, found = (
                 named_tensors(each.predictions(example), "predictions") for each in (folded, load_artifact(beside))

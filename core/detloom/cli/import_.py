@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
-from detloom.errors import ArtifactError, DataError
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
+from detloom.errors import ArtifactError, DataError, reason
 
 __all__ = ["command"]
 
@@ -20,6 +20,7 @@ __all__ = ["command"]
     help="What it holds the weights of; found by its tensors when not given.",
 )
 @click.option("--names", type=click.Path(path_type=Path), help="Class names, one a line; those of the file otherwise.")
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -29,6 +30,7 @@ def command(
     names: Path | None,
     overrides: dict[str, Any],
     *,
+    plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     r"""Turn CHECKPOINT, a file of torch.save or of safetensors, into an artifact.
@@ -44,7 +46,10 @@ def command(
         raise ArtifactError(f"{out}: the artifact would take the checkpoint's place; write it elsewhere with --out")
     from detloom.artifacts import save_artifact
     from detloom.matching import import_checkpoint
+    from detloom.workshop import workshop
 
+    for path in plugins:
+        workshop().load_file(path)
     imported = import_checkpoint(checkpoint, recipe=recipe, names=_read_names(names), overrides=overrides)
     detector = imported.detector
     origin = {"file": checkpoint.name, "importer": imported.importer, "part": imported.part}
@@ -77,7 +82,7 @@ def _read_names(path: Path | None) -> list[str] | None:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the class names cannot be read: {error}") from error
+        raise DataError(f"{path}: the class names cannot be read: {reason(error)}") from error
     if not names or not all(names):
         raise DataError(f"{path}: there must be one class name on each line, and no empty line")
     return names

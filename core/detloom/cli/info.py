@@ -1,14 +1,17 @@
 """``detloom info``: a component, its settings and its source."""
 
 import inspect
-from typing import Any, get_type_hints
+import json
+from pathlib import Path
+from typing import Any
 
 import click
 
 from detloom.catalogue import RECIPE
 from detloom.cli.list import KINDS
-from detloom.cli.options import echo_json, json_option
+from detloom.cli.options import echo_json, json_option, plugin_option
 from detloom.kinds import Kind
+from detloom.settings import setting_types
 from detloom.workshop import workshop
 
 __all__ = ["command"]
@@ -17,10 +20,13 @@ __all__ = ["command"]
 @click.command(name="info")
 @click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("name")
+@plugin_option
 @json_option
-def command(kind: str, name: str, *, as_json: bool) -> None:
+def command(kind: str, name: str, plugins: tuple[Path, ...], *, as_json: bool) -> None:
     """Describe the component NAME of a KIND: its settings, defaults and source."""
     shop = workshop()
+    for path in plugins:
+        shop.load_file(path)
     row = next((row for row in shop.rows() if (row.kind, row.name) == (kind, name)), None)
     summary, reference = (row.summary, row.reference) if row else ("", "")
     if kind == RECIPE:
@@ -52,19 +58,26 @@ def command(kind: str, name: str, *, as_json: bool) -> None:
         return
     click.secho(f"{kind} {name}", bold=True, nl=False)
     click.echo(f"  {cls.__module__}.{cls.__qualname__}, {provider}")
-    click.echo(f"source: {reference}\n\n{text}\n")
+    click.echo(f"source: {reference}\n\n{text}\n" if reference else f"\n{text}\n")
     click.secho("settings" if settings else "no settings", bold=True)
     for setting in settings:
-        default = "required" if setting["required"] else f"= {setting['default']!r}"
-        click.echo(f"  {setting['name']}: {setting['type']}  {default}")
+        click.echo(f"  {setting['name']}: {setting['type']}  {_default(setting)}")
+
+
+def _default(setting: dict[str, Any]) -> str:
+    """Return what stands for a setting that a recipe leaves out, as a recipe would have it."""
+    if setting["required"]:
+        return "required"
+    # TOML writes these values as JSON does, but has no null.
+    return "may be left out" if setting["default"] is None else f"= {json.dumps(setting['default'], default=str)}"
 
 
 def _settings(cls: type[Any]) -> list[dict[str, Any]]:
-    hints = get_type_hints(cls.__init__)
+    types = setting_types(cls)
     return [
         {
             "name": name,
-            "type": inspect.formatannotation(hints.get(name, Any)),
+            "type": types[name],
             "required": parameter.default is parameter.empty,
             "default": None if parameter.default is parameter.empty else parameter.default,
         }

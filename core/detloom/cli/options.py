@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +17,7 @@ __all__ = [
     "compute_options",
     "echo_json",
     "json_option",
+    "plugin_option",
     "refuse_fixed_settings",
     "set_option",
     "shown_progress",
@@ -51,6 +53,18 @@ def set_option(command: Command) -> Command:
         metavar="KEY=VALUE",
         callback=parse,
         help="Set a value of the recipe, as in assigner.use=atss; may be repeated.",
+    )(command)
+
+
+def plugin_option(command: Command) -> Command:
+    """Add ``--plugin FILE``, repeatable; the function is given ``plugins``, paths."""
+    return click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Run a plugin's file, as my_assigner.py, and use what it offers; may be repeated.",
     )(command)
 
 

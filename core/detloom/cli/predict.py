@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import compute_options, echo_json, json_option, refuse_fixed_settings, set_option
+from detloom.cli.options import (
+    compute_options,
+    echo_json,
+    json_option,
+    plugin_option,
+    refuse_fixed_settings,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from detloom.engine.settings import Precision
@@ -23,6 +30,7 @@ __all__ = ["command"]
 @click.option("--no-pictures", is_flag=True, help="Write JSON alone.")
 @click.option("--skip-bad", is_flag=True, help="Go on without pictures that cannot be read.")
 @compute_options
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -37,6 +45,7 @@ def command(
     skip_bad: bool,
     device: str | None,
     precision: "Precision",
+    plugins: tuple[Path, ...],
     overrides: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -55,7 +64,7 @@ def command(
     from detloom.recipe import load_recipe
     from detloom.structures import Detections
 
-    detector = load_artifact(artifact)
+    detector = load_artifact(artifact, plugins=plugins)
     assert detector.recipe is not None  # noqa: S101 - an artifact has one
     detector.recipe = load_recipe(detector.recipe, overrides)
     rows = []
@@ -69,7 +78,7 @@ def command(
             classes=classes or None,
             precision=precision,
             device=device,
-            on_bad=(lambda error: click.echo(f"left out: {error}", err=True)) if skip_bad else None,
+            on_bad=(lambda error: click.echo(f"left out: {error.what}", err=True)) if skip_bad else None,
         )
         for picture, detections in found:
             if as_json:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.recipe import Recipe, load_recipe
 
 __all__ = ["command"]
@@ -15,13 +16,21 @@ __all__ = ["command"]
 @click.command(name="show")
 @click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--origin", is_flag=True, help="Say which file set each value.")
+@plugin_option
 @set_option
 @json_option
-def command(recipe: str, overrides: dict[str, Any], *, origin: bool, as_json: bool) -> None:
+def command(recipe: str, plugins: tuple[Path, ...], overrides: dict[str, Any], *, origin: bool, as_json: bool) -> None:
     """Show RECIPE (a bundled name or a path) with everything that it extends."""
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, plugins=plugins)
     if as_json:
-        echo_json({"name": resolved.name, "recipe": resolved.tables, "origins": resolved.origins})
+        echo_json(
+            {
+                "name": resolved.name,
+                "plugins": list(resolved.plugins),
+                "recipe": resolved.tables,
+                "origins": resolved.origins,
+            }
+        )
     elif origin:
         rows = list(_values(resolved, resolved.tables, ()))
         width = max(len(key) for key, _, _ in rows)

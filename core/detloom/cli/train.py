@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, set_option
+from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.errors import RecipeError
 
 __all__ = ["command"]
@@ -18,6 +18,7 @@ __all__ = ["command"]
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="The run's directory.")
 @click.option("--resume", type=click.Path(path_type=Path, file_okay=False), help="Go on with the run in a directory.")
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -27,6 +28,7 @@ def command(
     resume: Path | None,
     overrides: dict[str, Any],
     *,
+    plugins: tuple[Path, ...],
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -42,14 +44,15 @@ def command(
             raise RecipeError(f"--resume takes recipe and directory from the run; leave out {', '.join(refused)}")
         from detloom.engine.fit import resume as go_on
 
-        run = go_on(resume, data=data, progress=not as_json)
+        run = go_on(resume, data=data, plugins=plugins, progress=not as_json)
     else:
         if recipe is None or data is None:
             raise RecipeError("train needs a RECIPE and --data PATH, or --resume DIRECTORY; see `detloom train --help`")
         from detloom.recipe import load_recipe
 
         # The recipe is checked before the slow imports.
-        loaded = load_recipe(recipe, {**overrides, **({"data.skip_bad": True} if skip_bad else {})})
+        overrides = {**overrides, **({"data.skip_bad": True} if skip_bad else {})}
+        loaded = load_recipe(recipe, overrides, plugins=plugins)
         from detloom.engine.fit import fit
 
         run = fit(loaded, data=data, out=out, progress=not as_json)

@@ -11,6 +11,7 @@ from detloom.cli.options import (
     compute_options,
     echo_json,
     json_option,
+    plugin_option,
     refuse_fixed_settings,
     set_option,
     shown_progress,
@@ -29,6 +30,7 @@ __all__ = ["command"]
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Write curves and numbers here.")
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
 @compute_options
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -38,6 +40,7 @@ def command(
     out: Path | None,
     overrides: dict[str, Any],
     *,
+    plugins: tuple[Path, ...],
     skip_bad: bool,
     device: str | None,
     precision: "Precision",
@@ -51,7 +54,7 @@ def command(
     from detloom.engine.evaluate import evaluate
     from detloom.recipe import load_recipe
 
-    detector = load_artifact(artifact)
+    detector = load_artifact(artifact, plugins=plugins)
     assert detector.recipe is not None  # noqa: S101 - an artifact has one
     recipe = load_recipe(detector.recipe, overrides)
     annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"))

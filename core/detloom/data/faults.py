@@ -15,7 +15,7 @@ from detloom.data.reading import read_picture, stored_and_seen_size
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
-__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "refuse_faults"]
+__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "listed_faults", "refuse_faults"]
 
 TOLERANCE = 1.0
 """Pixels by which a box may reach beyond its picture and be clipped without a word."""
@@ -91,7 +91,8 @@ class RecordBuilder:
         inside = [min(max(value, 0.0), limit) for value, limit in zip((x0, y0, x1, y1), limits, strict=True)]
         clipped = tuple(np.array(inside, np.float32).tolist())
         if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            self._refuse(where, f"the box lies outside the picture of {self.width} x {self.height}: {shown}")
+            what = f"the box lies outside the picture of {self.width} x {self.height}: {shown}"
+            self.faults.append(Fault(self.file, where, what, of_size=self.path))
             return
         beyond = max(clipped[0] - x0, clipped[1] - y0, x1 - clipped[2], y1 - clipped[3])
         if beyond > TOLERANCE:
@@ -99,7 +100,7 @@ class RecordBuilder:
                 f"the box reaches {beyond:g} pixels beyond the picture of {self.width} x {self.height}: {shown}; "
                 "it is clipped"
             )
-            self.faults.append(Fault(self.file, where, what, is_left_out=False))
+            self.faults.append(Fault(self.file, where, what, is_left_out=False, of_size=self.path))
         row = (label, is_crowd, *clipped)
         if row in self._seen:
             self._refuse(where, f"the same box of the same class stands there already: {shown}")
@@ -158,10 +159,13 @@ def check_pictures(
             results.append(result)
             if progress is not None:
                 progress(len(results), len(annotations.images))
+    found = [each for each in results if isinstance(each, Fault)]
+    # Boxes beyond a size that is wrong itself say nothing more.
+    missized = {fault.of_size for fault in found} - {None}
     return replace(
         annotations,
         images=tuple(each for each in results if isinstance(each, ImageRecord)),
-        faults=(*annotations.faults, *(each for each in results if isinstance(each, Fault))),
+        faults=(*(fault for fault in annotations.faults if fault.of_size not in missized), *found),
     )
 
 
@@ -177,17 +181,22 @@ def refuse_faults(parts: Iterable[Annotations], *, skip_bad: bool) -> int:
     faults = [fault for part in parts for fault in part.faults if fault.is_left_out]
     if not faults or skip_bad:
         return len(faults)
-    lines = [f"  {_shown(fault)}" for fault in faults[:NUM_SHOWN]]
-    if len(faults) > NUM_SHOWN:
-        lines.append(f"  ... and {len(faults) - NUM_SHOWN} more")
     sources = ", ".join(
         dict.fromkeys(str(part.source) for part in parts if any(fault.is_left_out for fault in part.faults))
     )
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise DataError(
-        "\n".join((f"{sources}: {count} in the data:", *lines))
-        + "\n  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
+        f"{sources}: {listed_faults(faults)}\n"
+        "  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
     )
+
+
+def listed_faults(faults: Sequence[Fault]) -> str:
+    """Return ``"2 faults in the data:"`` and the first of them, one a line."""
+    lines = [f"  {_shown(fault)}" for fault in faults[:NUM_SHOWN]]
+    if len(faults) > NUM_SHOWN:
+        lines.append(f"  ... and {len(faults) - NUM_SHOWN} more")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n".join((f"{count} in the data:", *lines))
 
 
 def counted_faults(faults: Iterable[Fault]) -> str:
@@ -214,11 +223,10 @@ def _checked(record: ImageRecord, *, decode: bool) -> ImageRecord | Fault:
                 str(record.path),
                 "",
                 f"the picture has {seen[1]} x {seen[0]} pixels, but is annotated as {size[1]} x {size[0]}",
+                of_size=record.path,
             )
         if decode:
             read_picture(record.path, size=(record.height, record.width))
     except DataError as error:
-        # The advice for a single picture is not for a table.
-        text = str(error).removeprefix(f"{record.path}: ").split(". ")[0]
-        return Fault(str(record.path), "", text)
+        return Fault(str(record.path), "", error.what.removeprefix(f"{record.path}: "))
     return record

@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 
 __all__ = ["SUFFIXES", "Picture", "picture_size", "read_picture", "stored_and_seen_size"]
 
@@ -54,7 +54,7 @@ def stored_and_seen_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
             width, height = image.size
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a picture ({_reason(error)}). {ADVICE}") from error
+        raise DataError(f"{path}: cannot be read as a picture ({_reason(error)})", ADVICE) from error
     return (height, width), (width, height) if _is_sideways(orientation) else (height, width)
 
 
@@ -76,7 +76,7 @@ def read_picture(path: Path, *, size: tuple[int, int] | None = None, reduce_to: 
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)}). {ADVICE}") from error
+        raise DataError(f"{path}: cannot be read ({_reason(error)})", ADVICE) from error
     flags = cv2.IMREAD_COLOR_RGB
     if reduce_to and size is not None and content.startswith(JPEG_START):
         flags |= next((flag for factor, flag in REDUCED if max(size) >= factor * reduce_to), 0)
@@ -90,8 +90,8 @@ def read_picture(path: Path, *, size: tuple[int, int] | None = None, reduce_to: 
     if picture.shape[:2] != expected:
         height, width = picture.shape[0] * factor, picture.shape[1] * factor
         raise DataError(
-            f"{path}: is {width} x {height} pixels, but is annotated as {size[1]} x {size[0]}. "
-            "Correct the annotation, or leave the picture out with skip_bad."
+            f"{path}: is {width} x {height} pixels, but is annotated as {size[1]} x {size[0]}",
+            "Correct the annotation, or leave the picture out with skip_bad.",
         )
     return picture
 
@@ -110,9 +110,9 @@ def _decode(path: Path, content: bytes, flags: int) -> Picture:
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
-        raise DataError(f"{path}: cannot be decoded ({_reason(error)}). {ADVICE}") from error
+        raise DataError(f"{path}: cannot be decoded ({_reason(error)})", ADVICE) from error
     if picture is None:
-        raise DataError(f"{path}: cannot be decoded; it is broken or truncated. {ADVICE}")
+        raise DataError(f"{path}: cannot be decoded; it is broken or truncated", ADVICE)
     return np.asarray(picture, np.uint8)
 
 
@@ -122,7 +122,7 @@ def _decode_otherwise(path: Path, content: bytes, flags: int) -> Picture:
             turned = image if flags & cv2.IMREAD_IGNORE_ORIENTATION else _turned(image)
             return np.asarray(turned.convert("RGB"), np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({_reason(error)}). {ADVICE}") from error
+        raise DataError(f"{path}: cannot be decoded ({_reason(error)})", ADVICE) from error
 
 
 def _demand_whole(path: Path, content: bytes) -> None:
@@ -131,7 +131,7 @@ def _demand_whole(path: Path, content: bytes) -> None:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: is truncated or broken ({_reason(error)}). {ADVICE}") from error
+        raise DataError(f"{path}: is truncated or broken ({_reason(error)})", ADVICE) from error
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -145,6 +145,5 @@ def _is_sideways(orientation: object) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    # pillow names the object that it was given.
+    return "its content is of no known format" if isinstance(error, UnidentifiedImageError) else reason(error)

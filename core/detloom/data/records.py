@@ -21,12 +21,14 @@ class Fault:
         where: Annotation id, line number, or object; empty where the file as a whole is meant.
         what: What is wrong, and what was found.
         is_left_out: Whether the picture or box is not used; a box that was clipped is.
+        of_size: The picture whose annotated size the fault rests on, as a box beyond it does; else nothing.
     """
 
     file: str
     where: str
     what: str
     is_left_out: bool = True
+    of_size: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

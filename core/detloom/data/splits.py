@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detloom.building import build
-from detloom.data.faults import check_pictures
+from detloom.data.faults import check_pictures, listed_faults
 from detloom.data.records import Annotations, ImageRecord
 from detloom.data.settings import DataSettings
 from detloom.errors import DataError
@@ -69,13 +69,19 @@ def open_splits(
     train = open_split(path, data.train, table, decode=decode, progress=progress, shop=shop)
     if data.holdout:
         return hold_out(train, data.holdout, seed)
-    val = open_split(path, data.val, table, decode=decode, progress=progress, shop=shop)
+    try:
+        val = open_split(path, data.val, table, decode=decode, progress=progress, shop=shop)
+    except DataError as error:
+        raise DataError(
+            f"{error}\n  Without a split to measure on, keep a part of '{data.train}' for it: "
+            f"--set data.holdout=0.2, or holdout = 0.2 in [data].{_also(train)}"
+        ) from error
     if train.names != val.names:
         only = sorted(set(train.names) ^ set(val.names))
         raise DataError(
             f"{path}: the splits '{data.train}' and '{data.val}' must have the same classes in the same order; "
             + (f"only one of them has {', '.join(only)}" if only else "the order differs")
-            + ". Correct the list of classes in one of them."
+            + f". Correct the list of classes in one of them.{_also(train, val)}"
         )
     return train, val
 
@@ -106,6 +112,8 @@ def open_dataset(path: str | Path, table: Mapping[str, Any] | None = None, *, sh
         DataError: The path does not exist, or none or several formats recognise it.
         RecipeError: The table names no format, or its settings are wrong.
     """
+    if not isinstance(path, str | Path):
+        raise DataError(f"data: {path!r} is no path; give the folder or file of a data set, as text or a Path.")
     path, shop = Path(path), shop or workshop()
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder. Give the folder or file of a data set.")
@@ -114,6 +122,13 @@ def open_dataset(path: str | Path, table: Mapping[str, Any] | None = None, *, sh
         settings[USE] = _recognised(path, shop)
     dataset: Dataset = build(Kind.DATASET, settings, path, shop=shop)
     return dataset
+
+
+def _also(*parts: Annotations) -> str:
+    """Return the faults of splits that were read before another mistake, on lines of their own."""
+    faults = [fault for part in parts for fault in part.faults]
+    sources = ", ".join(dict.fromkeys(str(part.source) for part in parts if part.faults))
+    return f"\n{sources}: {listed_faults(faults)}" if faults else ""
 
 
 def _recognised(path: Path, shop: Workshop) -> str:

@@ -20,7 +20,7 @@ from detloom.data.letterbox import Letterbox
 from detloom.data.records import Annotations
 from detloom.engine.progress import RunView
 from detloom.engine.run import ORIGINS, RECIPE, read_run
-from detloom.errors import ArtifactError, PluginError, RecipeError
+from detloom.errors import ArtifactError, PluginError, RecipeError, reason
 from detloom.interfaces import AnchorSearch
 from detloom.kinds import Kind
 from detloom.ops.anchors import AnchorFit, anchor_fit
@@ -208,7 +208,9 @@ def _as_begun(recipe: Recipe, out: Path) -> Recipe:
     try:
         origins = json.loads((out / ORIGINS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{out / ORIGINS}: whether anchors were searched cannot be read: {error}") from error
+        raise ArtifactError(
+            f"{out / ORIGINS}: whether anchors were searched cannot be read: {reason(error)}"
+        ) from error
     if origins.get(HEAD_ANCHORS) != FOUND:
         return recipe
     begun = read_run(out)[0]

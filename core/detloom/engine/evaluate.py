@@ -15,7 +15,7 @@ from detloom.assembly import build
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.detector import Detector
-from detloom.engine.predict import detect, detections_of, ready
+from detloom.engine.predict import check_device, detect, detections_of, ready
 from detloom.engine.report import write_report
 from detloom.engine.settings import Precision
 from detloom.errors import DataError, RecipeError
@@ -69,7 +69,7 @@ def evaluate(
         report: Directory for precision-recall and confusion pictures and ``evaluation.json``.
 
     Raises:
-        RecipeError: The recipe names no evaluator.
+        RecipeError: The recipe names no evaluator, or there is no such device here.
         DataError: A picture cannot be read, or the classes differ in more than their order.
     """
     model = _narrowed(detector)
@@ -116,6 +116,8 @@ def detect_split(
     Labels and names are those of the split, where the detector's classes have another order.
     The arguments are those of ``evaluate``.
     """
+    if device is not None:
+        check_device(device)
     settings, data = recipe.predict, recipe.data
     label_C = _labels_in(annotations, detector.names)
     loader = Loader(

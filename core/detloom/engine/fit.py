@@ -23,6 +23,7 @@ from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, open_view
 from detloom.engine.run import Run, check_directory, has_state, open_run, read_run
 from detloom.engine.statistics import renew_statistics_, training_pictures
+from detloom.errors import ArtifactError
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, USE, Recipe, load_recipe
@@ -37,6 +38,7 @@ def fit(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    plugins: Sequence[str | Path] = (),
     observers: Sequence[Observer] = (),
     progress: bool = True,
 ) -> Run:
@@ -52,6 +54,7 @@ def fit(
         out: The run's directory; ``runs/NAME-N`` when not given.
         overrides: Values by dotted key, as ``{"train.epochs": 10}``.
         resume: Go on with the run in ``out``, which must have the same recipe.
+        plugins: Files of plugins that are run, beside those that a recipe's file names.
         observers: Followers of the run beside those of the recipe.
         progress: Show bars on a terminal, lines elsewhere.
 
@@ -61,7 +64,7 @@ def fit(
         ArtifactError: The run's directory cannot be used, or not be written any more.
         TrainingError: A loss is not finite, or memory is short.
     """
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, plugins=plugins)
     settings = loaded.train
     check_directory(out, resume=resume)
     train, val = open_splits(data, loaded.data, loaded.tables.get(Kind.DATASET), seed=settings.seed)
@@ -109,19 +112,27 @@ def fit(
     return run
 
 
-def resume(directory: str | Path, *, data: str | Path | None = None, progress: bool = True) -> Run:
+def resume(
+    directory: str | Path,
+    *,
+    data: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    progress: bool = True,
+) -> Run:
     """Go on with a run, with the recipe and the data that it was begun with.
 
     Args:
         directory: The run's directory.
         data: Where the data set lies now, if it was moved.
+        plugins: Files of plugins that are run. Those that the run's recipe names are not, unless given here.
         progress: Show bars on a terminal, lines elsewhere.
 
     Raises:
         ArtifactError: There is no run that has begun.
     """
     recipe, old_data = read_run(directory)
-    return fit(recipe, data=old_data if data is None else data, out=directory, resume=True, progress=progress)
+    data = old_data if data is None else data
+    return fit(recipe, data=data, out=directory, resume=True, plugins=plugins, progress=progress)
 
 
 def _loader(recipe: Recipe, detector: Detector, train: Annotations, accelerator: Accelerator) -> Loader:
@@ -206,7 +217,15 @@ def _report(run: Run, detector: Detector, val: Annotations) -> None:
 def _start_from(detector: Detector, recipe: Recipe, view: RunView) -> None:
     source = recipe.train.init_from
     if source is not None:
-        artifact = read_artifact(source)
-        view.said(f"{source}: {transfer_(detector, artifact)}")
+        try:
+            artifact = read_artifact(source)
+            taken = transfer_(detector, artifact)
+        except ArtifactError as error:
+            what = str(error).removeprefix(f"{source}: ")
+            raise ArtifactError(
+                f"{recipe.where('train', 'init_from')}: 'init_from' is {source}: {what}\n"
+                "  Give the path of an artifact, as the best.safetensors of a run, or leave init_from out."
+            ) from error
+        view.said(f"{source}: {taken}")
         if differs := other_anchors(recipe, artifact.recipe):
             view.said(f"{source}: {differs}")

@@ -105,8 +105,12 @@ def stream(
             for position, picture in enumerate(pictures):
                 yield picture, found[position]
     if bad:
-        lines = "\n".join(f"  {error}" for error in bad)
-        raise DataError(f"predict: {len(bad)} sources cannot be read; the others were done\n{lines}")
+        lines = "\n".join(f"  {error.what}" for error in bad)
+        count = "1 source" if len(bad) == 1 else f"{len(bad)} sources"
+        raise DataError(
+            f"predict: {count} cannot be read; the others were done\n{lines}\n"
+            "  Restore or convert them, or leave them out: --skip-bad, or on_bad in Python."
+        )
 
 
 def detect(
@@ -221,7 +225,7 @@ def check_device(device: torch.device | str) -> None:
     """Refuse a device that cannot be used here.
 
     Raises:
-        RecipeError: Names those at hand.
+        RecipeError: There is no such device; says which there are.
     """
     try:
         torch.empty(0, device=device)

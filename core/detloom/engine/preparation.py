@@ -19,7 +19,7 @@ from detloom.errors import PluginError, RecipeError, suggest
 from detloom.hookspecs import PROJECT, RunHooks
 from detloom.interfaces import Ema, Observer
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "observing", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def prepare(
         RecipeError: A setting cannot be used.
         PluginError: An observer has a hook that nobody calls, or a norm cannot be shared.
     """
-    hooks = _hooks_of(observers)
+    hooks = observing(observers)
     schedule = Schedule(settings, num_batches)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     detector.to(accelerator.device).to(memory_format=layout)
@@ -92,7 +92,12 @@ def prepare(
     )
 
 
-def _hooks_of(observers: Sequence[Observer]) -> Any:
+def observing(observers: Sequence[Observer]) -> Any:
+    """Return pluggy's hooks of a run, which call the observers in their order.
+
+    Raises:
+        PluginError: A method is no hook of a run, or does not fit its hook.
+    """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RunHooks)
     known = [name for name in vars(RunHooks) if not name.startswith("_")]

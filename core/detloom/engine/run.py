@@ -25,9 +25,9 @@ from typing import IO, Any, Literal
 import torch
 
 from detloom.durable import UNFINISHED, remove_leftovers, write_text
-from detloom.errors import ArtifactError
+from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
-from detloom.recipe import Recipe
+from detloom.recipe import PLUGINS, Recipe
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "has_state", "open_run", "read_run"]
 
@@ -247,16 +247,30 @@ def read_run(directory: Path | str) -> tuple[Recipe, str]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise ArtifactError(f"{directory}: there is no such directory; give that of a run, as in {ROOT}/NAME-1")
+        raise ArtifactError(
+            f"{directory}: there is no such directory.{_near(directory)} Give that of a run, as in {ROOT}/NAME-1."
+        )
+    if not (directory / RECIPE).is_file():
+        runs = sorted(path.parent for path in directory.glob(f"*/{RECIPE}"))
+        hint = f"Did you mean {runs[-1]}?" if runs else f"Give the directory of a run, as in {ROOT}/NAME-1."
+        raise ArtifactError(
+            f"{directory}: there is no run here that can be resumed: it has no {RECIPE}\n"
+            f"  {hint} Or begin it anew, with recipe and data, in a directory that does not exist yet."
+        )
     try:
         text = (directory / RECIPE).read_text(encoding="utf-8")
         about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
         return Recipe.from_toml(text, str(directory / RECIPE), name=str(about["name"])), str(about["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{directory}: there is no run here that can be resumed: {error}\n"
+            f"{directory}: there is no run here that can be resumed: {_reason(error)}\n"
             "  Begin it anew, with recipe and data, in a directory that does not exist yet."
         ) from error
+
+
+def _near(directory: Path) -> str:
+    """Return a suggestion of a run whose name is much like that of a directory that is not there."""
+    return suggest(str(directory), (str(path.parent) for path in directory.parent.glob(f"*/{RECIPE}")))
 
 
 def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
@@ -267,7 +281,7 @@ def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
         directory = Path(out)
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {error}") from error
+        raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {reason(error)}") from error
     return directory
 
 
@@ -298,7 +312,7 @@ def _locked(directory: Path) -> IO[str] | None:
     try:
         lock = (directory / LOCK).open("w", encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"{directory}: the directory cannot be written: {error}") from error
+        raise ArtifactError(f"{directory}: the directory cannot be written: {reason(error)}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -321,6 +335,8 @@ def _check_same(run: Run) -> None:
             )
         return
     old, new = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(run.recipe.to_toml())
+    for tables in (old, new):
+        tables.pop(PLUGINS, None)  # a file may have been moved
     different = _differences(old, new)
     if different:
         raise ArtifactError(
@@ -356,6 +372,12 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(each) for each in value]
     return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {reason(error)}"
+    return f"{ABOUT} has no {error}" if isinstance(error, KeyError) else reason(error)
 
 
 def _html_row(record: EpochRecord) -> str:

@@ -167,7 +167,7 @@ def _video(path: Path) -> Iterator[Frame]:
             number += 1
         if number == 0:
             yield Frame(
-                DataError(f"{path}: no frame of this video can be decoded. Convert it to MP4 (H.264)."), str(path)
+                DataError(f"{path}: no frame of this video can be decoded", "Convert it to MP4 (H.264)."), str(path)
             )
     finally:
         video.release()

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detloom.errors import DataError
+from detloom.errors import DataError, reason
 from detloom.scenes.compose import CLASSES, Scene, draw_scene
 
 __all__ = ["write_scenes"]
@@ -58,7 +58,7 @@ def write_scenes(
         partial_folder.rename(folder)
     except OSError as error:
         raise DataError(
-            f"{folder}: the pictures cannot be written: {error.strerror or error}.\n"
+            f"{folder}: the pictures cannot be written: {reason(error)}.\n"
             "  Choose a folder that can be written, on a disk with about 30 MB left."
         ) from error
     finally:

@@ -1,4 +1,4 @@
-"""The assigner by hand, on a grid small enough to draw."""
+"""The kit's checks, then the assigner by hand, on a grid small enough to draw."""
 
 import pytest
 import torch
@@ -6,6 +6,12 @@ from detloom_centre import CentreAssigner
 
 from detloom.errors import RecipeError
 from detloom.structures import Predictions, Priors, Targets
+from detloom.testing import Check, parametrize_with_checks
+
+
+@parametrize_with_checks(CentreAssigner)
+def test_it_keeps_its_contract(check: Check) -> None:
+    check()
 
 
 def points(*strides: int, size: int = 64) -> Predictions:

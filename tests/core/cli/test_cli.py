@@ -1,6 +1,7 @@
 """The light verbs, their JSON, their speed and their mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from detloom.cli import cli
+from detloom.cli import cli, main
 from detloom.scenes import write_scenes
 
 HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
@@ -106,7 +107,18 @@ def test_origin_names_the_layer_that_set_a_value() -> None:
 def test_info_lists_settings_with_defaults() -> None:
     facts = json.loads(run("info", "assigner", "atss", "--json").stdout)
 
-    assert {"name": "candidates", "type": "int", "required": False, "default": 9} in facts["settings"]
+    assert {"name": "candidates", "type": "whole number", "required": False, "default": 9} in facts["settings"]
+
+
+def test_info_tells_types_and_defaults_as_recipes_write_them() -> None:
+    lines = [line.strip() for line in run("info", "backbone", "elan").stdout.splitlines()]
+    nested = [line.strip() for line in run("info", "assigner", "coarse-to-fine").stdout.splitlines()]
+
+    options = '"none", "pool", "strided", "two-branch" or "combined"'
+    assert f'transitions: array of {options}  = ["none", "pool", "pool", "pool"]' in lines
+    assert "space_to_depth: true or false  = false" in lines
+    assert "inner: table with `use`, which names an assigner  required" in nested
+    assert "coarse: table with `use`, which names an assigner  may be left out" in nested
 
 
 def test_schema_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -131,6 +143,17 @@ def test_doctor_imports_everything() -> None:
 
     assert result.exit_code == 0, result.output
     assert {"torch", "opencv-python-headless", "pillow", "hotcoco"} <= json.loads(result.stdout)["versions"].keys()
+
+
+def test_doctor_reports_everything_before_it_complains_of_a_misspelt_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETLOOM_DISABLE_PLUGINS", "no-such-plugin")
+
+    text, data = run("doctor"), run("doctor", "--json")
+
+    assert text.exit_code == data.exit_code == 2
+    assert "components imported" in text.stdout
+    assert "DETLOOM_DISABLE_PLUGINS: no plugin is installed under the name 'no-such-plugin'" in text.stderr
+    assert "no-such-plugin" in json.loads(data.stdout)["misfits"][0]
 
 
 def test_completion_offers_verbs_and_recipes() -> None:
@@ -177,3 +200,19 @@ def test_stopped_run_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert result.exit_code == 130
     assert not result.output, "the view of the run has said how to go on"
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, taken: str
+) -> None:
+    # Set first, so that what the command sets is taken back after the test.
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["detloom", "--version"])
+
+    with pytest.raises(SystemExit):
+        main()
+
+    assert os.environ["OMP_WAIT_POLICY"] == taken

@@ -1,7 +1,7 @@
 """``detloom fuse``: proved, written, read back; or nothing is written."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,15 @@ def test_folded_artifact_loads_as_it_is_and_predicts_the_same(artifact: Path, tm
         found, expected = deployed.predictions(images_BCHW), trained.predictions(images_BCHW)
     torch.testing.assert_close(found.boxes_BP4, expected.boxes_BP4, rtol=1e-4, atol=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "deployed.safetensors"]
+
+
+def test_place_that_cannot_be_written_is_told_without_a_temporary_name(artifact: Path, tmp_path: Path) -> None:
+    result = run(str(artifact), "-o", str(tmp_path / "no/deployed.safetensors"), "--size", "64")
+
+    assert result.exit_code == 2
+    assert f"{tmp_path}/no/deployed.safetensors: cannot be written: no such file or directory" in result.output
+    assert "unread" not in result.output
+    assert f"Make the folder {tmp_path}/no" in result.output
 
 
 def test_proof_is_printed_for_outputs_and_modules(artifact: Path) -> None:
@@ -135,8 +144,8 @@ def test_training_form_is_not_overwritten(artifact: Path) -> None:
 def test_objectness_is_read_back_too(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from detloom_plugins.anchor_head import AnchorHead
 
-    def other_objectness(path: Path) -> Detector:
-        detector = load_artifact(path)
+    def other_objectness(path: Path, *, plugins: Sequence[Path] = ()) -> Detector:
+        detector = load_artifact(path, plugins=plugins)
         head = detector.head
         assert isinstance(head, AnchorHead)
         outputs = len(NAMES) + 5

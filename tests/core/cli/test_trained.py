@@ -11,6 +11,7 @@ from PIL import Image
 from detloom.artifacts import save_artifact
 from detloom.assembly import assemble
 from detloom.cli import cli
+from detloom.data.splits import open_split
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 
@@ -44,6 +45,16 @@ def test_settings_of_prediction_can_be_set(artifact: Path, picture: Path) -> Non
     assert len(json.loads(result.stdout)[0]["detections"]) == 7
 
 
+def test_pictures_that_were_left_out_are_told_without_advice_to_leave_them_out(artifact: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+
+    result = run("predict", artifact, broken, "--skip-bad")
+
+    assert result.exit_code == 0, result.output
+    assert f"left out: {broken}: cannot be decoded (its content is of no known format)\n" in result.output
+
+
 def test_misspelt_setting_of_prediction_is_refused(artifact: Path, picture: Path) -> None:
     result = run("predict", artifact, picture, "--set", "predict.socre=0.1")
 
@@ -67,6 +78,21 @@ def test_unknown_device_is_refused(artifact: Path, picture: Path) -> None:
 
     assert result.exit_code == 2
     assert "device 'cuda:99' cannot be used here" in result.output
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_unknown_device_is_refused_by_val_too(tmp_path: Path, device: str) -> None:
+    scenes = write_scenes(tmp_path / "scenes", train=1, val=1)
+    named = tmp_path / "named.safetensors"
+    recipe = load_recipe("yolov7-tiny", {"data.image_size": 64})
+    names = open_split(scenes, "val").names
+    save_artifact(named, assemble(recipe, names=names), recipe=recipe, names=names)
+
+    result = run("val", named, "--data", scenes, "--device", device)
+
+    assert result.exit_code == 2
+    assert f"device '{device}' cannot be used here" in result.output
+    assert "At hand are: cpu" in result.output
 
 
 def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path) -> None:

@@ -149,6 +149,22 @@ def test_a_truncated_picture_is_found_by_decoding(
     assert deep.images == ()
 
 
+def test_a_wrong_size_is_one_fault_however_many_boxes_lie_beyond_it(painted: Annotations) -> None:
+    first, second, *_ = painted.images
+    faults: list[Fault] = []
+    builders = [RecordBuilder(first.path, 1, 96, 32, "a.json", faults)]
+    builders.append(RecordBuilder(second.path, 2, second.height, second.width, "a.json", faults))
+    for builder in builders:
+        builder.add((10, 10, 300, 70), 0, f"annotation {builder.image_id}1")
+        builder.add((400, 10, 500, 70), 0, f"annotation {builder.image_id}2")
+    images = tuple(builder.build() for builder in builders)
+
+    checked = check_pictures(replace(painted, images=images, faults=tuple(faults)), decode=False)
+
+    assert [fault.where for fault in checked.faults] == ["annotation 21", "annotation 22", ""]
+    assert "128 x 96 pixels, but is annotated as 32 x 96" in checked.faults[2].what
+
+
 def test_sizes_that_a_format_does_not_state_are_filled_in(painted: Annotations) -> None:
     unsized = replace(painted, images=(replace(painted.images[0], height=0, width=0),))
 

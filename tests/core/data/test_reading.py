@@ -1,5 +1,6 @@
 """Reading pictures of every kind."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,18 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
         read_picture(path)
     with pytest.raises(DataError, match=r"a\.jpg"):
         picture_size(path)
+
+
+def test_a_file_of_another_kind_is_told_without_the_object_that_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "a. b.jpg"
+    path.write_bytes(b"no picture")
+
+    for read in (read_picture, picture_size):
+        with pytest.raises(DataError, match=r"\(its content is of no known format\)\. Restore the file") as caught:
+            read(path)
+        assert "<" not in str(caught.value)
+        assert caught.value.what.endswith("known format)")
+        assert str(copy.copy(caught.value)) == str(caught.value), "as workers send it"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

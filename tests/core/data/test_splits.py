@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from detloom.data.records import Annotations
+from detloom.data.records import Annotations, Fault
 from detloom.data.settings import DataSettings
 from detloom.data.splits import hold_out, open_dataset, open_split, open_splits
 from detloom.errors import DataError, RecipeError
@@ -135,6 +135,32 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, painted: Annotati
         open_splits(tmp_path, DataSettings(), None, shop=SHOP)
 
 
+def test_a_missing_val_split_names_the_way_out_and_the_faults_of_train(tmp_path: Path, painted: Annotations) -> None:
+    class WithoutVal(Painted):
+        def read(self, split: str) -> Annotations:
+            if split == "val":
+                raise DataError(f"{self.path}: no file is the split 'val'.")
+            return super().read(split)
+
+    Painted.content["train"] = replace(painted, faults=(Fault("train.json", "annotation 3", "the box has no area"),))
+
+    with pytest.raises(DataError) as caught:
+        open_splits(tmp_path, DataSettings(), None, shop=workshop_of(painted=WithoutVal))
+
+    message = str(caught.value)
+    assert "no file is the split 'val'." in message
+    assert "--set data.holdout=0.2" in message
+    assert "1 fault in the data:\n  train.json, annotation 3: the box has no area" in message
+
+
+def test_splits_with_other_classes_come_with_the_faults_of_both(tmp_path: Path, painted: Annotations) -> None:
+    Painted.content["train"] = replace(painted, faults=(Fault("train.json", "", "no picture"),))
+    Painted.content["val"] = replace(painted, names=("z",), faults=(Fault("val.json", "", "no area"),))
+
+    with pytest.raises(DataError, match=r"2 faults in the data:\n  train\.json: no picture\n  val\.json: no area"):
+        open_splits(tmp_path, DataSettings(), None, shop=SHOP)
+
+
 def test_a_holdout_depends_on_the_seed_alone(painted: Annotations) -> None:
     held = [[record.image_id for record in hold_out(painted, 0.5, seed)[1].images] for seed in (0, 0, 1, 2, 3)]
 
@@ -154,3 +180,9 @@ def test_progress_of_both_splits_is_told(tmp_path: Path) -> None:
     open_splits(tmp_path, DataSettings(), None, shop=SHOP, progress=lambda done, total: told.append((done, total)))
 
     assert told == [*((done, 6) for done in range(1, 7)), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("wrong", [3, None, ["here"]])
+def test_what_is_no_path_is_refused(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"^data: .* is no path; give the folder or file of a data set"):
+        open_dataset(wrong, None, shop=SHOP)

@@ -1,10 +1,13 @@
 """States survive a round trip, and broken ones are refused."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from detloom.durable import write_whole
 from detloom.engine.checkpoint import load_state, save_state
 from detloom.errors import ArtifactError
 
@@ -75,8 +78,30 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     save_state(tmp_path / "state", {"weights": torch.ones(2)})
     monkeypatch.setattr("detloom.durable.save_file", full)
 
-    with pytest.raises(ArtifactError, match=r"No space left on device\n  What was there before is intact"):
+    with pytest.raises(
+        ArtifactError, match=r"no space left on device\n  What was there before is intact. Free some space"
+    ):
         save_state(tmp_path / "state", {"weights": torch.zeros(2)})
 
     assert load_state(tmp_path / "state")["weights"].tolist() == [1.0, 1.0]
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "permission denied\n  What was there before is intact. Get the right to write in {folder}, or"),
+        (errno.EROFS, "read-only file system\n  What was there before is intact. Write somewhere else."),
+        (errno.ENOENT, "no such file or directory\n  What was there before is intact. Make the folder {folder}, or"),
+    ],
+)
+def test_failed_write_names_the_file_that_was_wanted_and_what_helps(tmp_path: Path, number: int, said: str) -> None:
+    def refuse(beside: Path) -> None:
+        raise OSError(number, os.strerror(number), str(beside))
+
+    with pytest.raises(ArtifactError) as caught:
+        write_whole(tmp_path / "mine.txt", refuse)
+
+    assert str(caught.value).startswith(f"{tmp_path}/mine.txt: cannot be written: {said.format(folder=tmp_path)}")
+    assert "unfinished" not in str(caught.value)
+    assert "Errno" not in str(caught.value)

@@ -192,6 +192,13 @@ def test_start_that_fails_does_not_refuse_the_next(data: Path, tmp_path: Path, w
     assert torch.get_rng_state().equal(random_before)
 
 
+def test_weights_that_are_not_there_are_told_with_the_setting(data: Path, tmp_path: Path) -> None:
+    overrides = {**SMALL, "train.init_from": "nowhere.safetensors"}
+
+    with pytest.raises(ArtifactError, match=r"\[train\]: 'init_from' is nowhere.safetensors: there is no such file\n"):
+        fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=overrides, progress=False)
+
+
 def test_missing_data_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         fit("yolov7-tiny", data=tmp_path / "nowhere", out=tmp_path / "run", overrides=SMALL)

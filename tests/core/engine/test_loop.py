@@ -406,7 +406,7 @@ def test_full_disk_is_told_and_leaves_the_last_artifact(
 
     training, run = stand_in.begin(tmp_path / "run", observers=[Filler()])
 
-    with pytest.raises(ArtifactError, match="No space left on device"):
+    with pytest.raises(ArtifactError, match="no space left on device"):
         training.train()
 
     assert read_tensors(run.last)[1]["extra"].startswith('{"epoch": 1,')

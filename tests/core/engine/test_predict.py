@@ -150,8 +150,12 @@ def test_broken_files_are_named_together_after_the_others(detector: Detector, tm
     seen: list[str | None] = []
     sources = [tmp_path / name for name in ("bad.png", "worse.jpg", "broken.mp4", "good.png")]
 
-    with pytest.raises(DataError, match=r"3 sources cannot be read(.|\n)*bad\.png(.|\n)*worse\.jpg(.|\n)*broken\.mp4"):
+    with pytest.raises(
+        DataError, match=r"3 sources cannot be read(.|\n)*bad\.png(.|\n)*worse\.jpg(.|\n)*broken\.mp4"
+    ) as caught:
         seen.extend(found.source for _, found in stream(detector, sources, image_size=64))
+
+    assert str(caught.value).count("skip") == 1, "the advice is for all of them"
 
     assert seen == [str(tmp_path / "good.png")]
 
@@ -217,9 +221,9 @@ def test_tensor_is_told_once_how_it_becomes_a_picture(detector: Detector, source
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score": 2}, "'score' is 2: input should be less than or equal to 1"),
-        ({"score": "x"}, "'score' is \"x\": input should be a valid number"),
-        ({"score": -1}, "'score' is -1: input should be greater"),
+        ({"score": 2}, "'score' is 2: it must be a number of at least 0 and at most 1"),
+        ({"score": "x"}, "'score' is \"x\": it must be a number of"),
+        ({"score": -1}, "'score' is -1: it must be a number of at least 0"),
         ({"overlap": 1.5}, "'overlap' is 1.5"),
         ({"max_detections": 0}, "'max_detections' is 0"),
         ({"batch": 0}, "'batch' is 0"),

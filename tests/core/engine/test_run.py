@@ -109,13 +109,44 @@ def test_unwritable_place_is_told(tmp_path: Path) -> None:
 
 
 def test_what_was_not_begun_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no run here that can be resumed(.|\n)*Begin it anew"):
+    with pytest.raises(ArtifactError, match=r"no run here that can be resumed(.|\n)*begin it anew"):
         read_run(tmp_path)
 
 
 def test_absent_directory_of_a_run_is_told_without_an_errno(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"nowhere: there is no such directory; give that of a run"):
+    with pytest.raises(ArtifactError, match=r"nowhere: there is no such directory. Give that of a run"):
         read_run(tmp_path / "nowhere")
+
+
+def test_misspelt_directory_of_a_run_is_suggested(tmp_path: Path) -> None:
+    opened(tmp_path / "runs/demo-1").close()
+
+    with pytest.raises(ArtifactError, match=r"dmeo-1: there is no such directory. Did you mean '\S+/runs/demo-1'\?"):
+        read_run(tmp_path / "runs/dmeo-1")
+
+
+def test_directory_that_holds_no_run_is_told_without_an_errno(tmp_path: Path) -> None:
+    opened(tmp_path / "runs/demo-1").close()
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"it has no recipe.toml\n  Give the directory of a run") as caught:
+        read_run(tmp_path / "empty")
+    with pytest.raises(ArtifactError, match=r"it has no recipe.toml\n  Did you mean \S+/runs/demo-1\?"):
+        read_run(tmp_path / "runs")
+
+    assert "Errno" not in str(caught.value)
+
+
+def test_run_without_its_description_is_told_so(tmp_path: Path) -> None:
+    opened(tmp_path / "run").close()
+    (tmp_path / "run/run.json").unlink()
+
+    with pytest.raises(ArtifactError, match=r"can be resumed: run.json: no such file or directory\n"):
+        read_run(tmp_path / "run")
+
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"can be resumed: run.json has no 'name'\n"):
+        read_run(tmp_path / "run")
 
 
 def test_occupied_directory_is_told_the_command_that_goes_on(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def test_figures_lie_in_their_ranges_whatever_the_order(sizes_N2: torch.Tensor, 
     fit = anchor_fit(sizes_N2, anchors_A2)
     turned = anchor_fit(sizes_N2.flip(0), anchors_A2.flip(0))
 
-    assert 0 <= fit.fitness <= fit.recall <= 1
+    # A mean of float32 may lie a rounding above the greatest of its values.
+    assert 0 <= fit.fitness <= fit.recall * (1 + 1e-6)
+    assert fit.recall <= 1
     assert fit.recall <= fit.anchors_per_target <= len(anchors_A2)
     assert (turned.recall, turned.anchors_per_target) == (fit.recall, fit.anchors_per_target)
     assert turned.fitness == pytest.approx(fit.fitness, rel=1e-5)

@@ -96,7 +96,7 @@ def test_what_a_killed_process_left_is_swept_away_and_that_of_a_running_one_is_n
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"file/a: the pictures cannot be written: Not a directory\.\n  Choose"):
+    with pytest.raises(DataError, match=r"file/a: the pictures cannot be written: not a directory\.\n  Choose"):
         write_scenes(tmp_path / "file" / "a", train=1, val=1)
 
 

@@ -20,6 +20,9 @@ from detloom.structures import Assignment, Predictions, Priors, Targets
 
 __all__ = ["CentreAssigner", "register_components"]
 
+# The version of the plugin API that this was written for.
+PLUGIN_API = 1
+
 
 class CentreAssigner(Assigner):
     """Positives lie near a target's centre; the predictions play no part.

@@ -1,0 +1,246 @@
+"""Assigners that are wrong in one way each, which one check of the kit alone sees."""
+# ruff: noqa: ARG002 - the wrong ones override a method whose arguments each uses in part
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detloom.interfaces import Assigner
+from detloom.structures import Assignment, HeadTraits, Predictions, Targets
+from detloom.testing import assigners, check_component
+
+Caught = Callable[[type[Any]], dict[str, str]]
+
+
+class NearestAssigner(Assigner):
+    """A target is learned by the nearest priors of each level, as surely as they predict its class."""
+
+    def __init__(self, *, number: int = 2) -> None:
+        self.number = number
+
+    @torch.no_grad()
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        return self._assign(predictions, targets)
+
+    def _assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        priors = predictions.priors
+        center_T2 = (targets.boxes_T4[:, :2] + targets.boxes_T4[:, 2:]) / 2
+        distance_TP = (priors.centers_P2 - center_T2[:, None]).norm(dim=-1)
+        prior_TK = torch.cat(
+            [
+                grid.start + distance_TP[:, grid.span].argsort(dim=1, stable=True)[:, : self.number]
+                for grid in priors.grids
+            ],
+            dim=1,
+        )
+        target_M = torch.arange(targets.num_targets)[:, None].expand_as(prior_TK).flatten()
+        image_M, prior_M = targets.image_T[target_M], prior_TK.flatten()
+        logit_M = predictions.class_logits_BPC[image_M, prior_M, targets.labels_T[target_M]]
+        return self.spoiled(Assignment(image_M, prior_M, target_M, logit_M.sigmoid()), logit_M, targets)
+
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        """Return the matches as they are; the wrong assigners change them."""
+        return found
+
+
+def some(found: Assignment, keep_M: Tensor) -> Assignment:
+    columns = (found.image_M, found.prior_M, found.target_M, found.quality_M)
+    return Assignment(*(column[keep_M] for column in columns))
+
+
+def nan_where(condition: object, found: Assignment) -> Assignment:
+    return replace(found, quality_M=found.quality_M * torch.nan) if condition else found
+
+
+class PositionalAssigner(NearestAssigner):
+    def __init__(self, number: int = 2) -> None:
+        super().__init__(number=number)
+
+
+class DividingAssigner(NearestAssigner):
+    def __init__(self, *, number: int = 2) -> None:
+        super().__init__(number=number)
+        self.share = 1 / max(number, 0)
+
+
+class MuteAssigner(NearestAssigner):
+    def objection(self, head: HeadTraits) -> str | None:
+        return "" if head.anchors else None
+
+
+class NarrowAssigner(NearestAssigner):
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        found = super().assign(predictions, targets)
+        return replace(found, prior_M=found.prior_M.int()) if targets.num_targets == 9 else found
+
+    def assign_auxiliary(self, lead: Predictions, auxiliary: Predictions, targets: Targets) -> Assignment:
+        return super().assign(auxiliary, targets)
+
+
+class IdleAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return some(found, torch.zeros(0, dtype=torch.int64))
+
+
+class EagerAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        zero = torch.zeros(1, dtype=torch.int64)
+        return found if targets.num_targets else Assignment(zero, zero, zero, torch.ones(1))
+
+
+class PaddingAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        count_B = targets.image_T.bincount(minlength=targets.num_images)
+        if targets.num_targets and (count_B == 0).any():
+            return replace(found, image_M=torch.zeros_like(found.image_M))
+        return found
+
+
+class SmallAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        if targets.most_per_image > 200:
+            raise IndexError("index 200 is out of bounds for dimension 1 with size 200")
+        return found
+
+
+class DistinctAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return nan_where(len(set(map(tuple, targets.boxes_T4.tolist()))) < targets.num_targets, found)
+
+
+class EdgelessAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        x1_T, width_T = targets.boxes_T4[:, 0], targets.boxes_T4[:, 2] - targets.boxes_T4[:, 0]
+        at_border = ((x1_T == 0) & (width_T < 128)).any()
+        return replace(found, prior_M=found.prior_M - 1000) if at_border else found
+
+
+class IndoorAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return nan_where((targets.boxes_T4[:, 2] - targets.boxes_T4[:, 0] >= 128).any(), found)
+
+
+class ThickAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return nan_where(((targets.boxes_T4[:, 2:] - targets.boxes_T4[:, :2]) <= 1).any(), found)
+
+
+class VariedAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return nan_where(targets.num_targets > 10 and len(set(targets.labels_T.tolist())) == 1, found)
+
+
+class FirstAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        is_first_T = torch.ones(targets.num_targets, dtype=torch.bool)
+        is_first_T[1:] = targets.image_T[1:] != targets.image_T[:-1]
+        return some(found, is_first_T[found.target_M].nonzero().flatten())
+
+
+class RelativeAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        if found.num_matches == 0:
+            return found
+        return replace(found, quality_M=found.quality_M / found.quality_M.max())
+
+
+class RememberingAssigner(NearestAssigner):
+    seen_border = False
+
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        if self.seen_border:
+            return replace(found, quality_M=found.quality_M / 2)
+        self.seen_border = bool((targets.boxes_T4[:, 0] == 0).any())
+        return found
+
+
+class RoundingAssigner(NearestAssigner):
+    def _assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        targets.boxes_T4.round_()
+        return super()._assign(predictions, targets)
+
+
+class LearningAssigner(NearestAssigner):
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        return self._assign(predictions, targets)
+
+
+class UnboundedAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return replace(found, quality_M=0.5 + logit_M / 20)
+
+
+class SilentAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return some(found, (logit_M > -10).nonzero().flatten())
+
+
+class RoughAssigner(NearestAssigner):
+    def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
+        return replace(found, quality_M=(found.quality_M[:, None] @ torch.ones(1, 1)).float().flatten())
+
+
+class WholeAssigner(NearestAssigner):
+    def assign_auxiliary(self, lead: Predictions, auxiliary: Predictions, targets: Targets) -> Assignment:
+        return self.assign(lead, targets)
+
+
+class StricterAssigner(NearestAssigner):
+    def relaxed(self) -> Assigner | None:
+        return NearestAssigner(number=self.number - 1)
+
+
+class SeveralAssigner(NearestAssigner):
+    one_to_one = True
+
+
+# For each check a component that is wrong in one way, a part of what its author is told, and other checks that
+# cannot but see the same.
+WRONG: dict[str, tuple[type[Assigner], str, set[str]]] = {
+    "settings_are_keyword_only_and_typed": (PositionalAssigner, "every setting is keyword-only", set()),
+    "numbers_without_sense_are_refused_by_name": (DividingAssigner, "number=-1 raises ZeroDivisionError", set()),
+    "objection_is_a_reason_or_none": (MuteAssigner, "else the reason as text", set()),
+    "matches_are_a_valid_assignment": (NarrowAssigner, "prior_M of shape", set()),
+    "ordinary_objects_are_learned": (IdleAssigner, "nothing would be learned", set()),
+    "batch_without_objects_has_no_matches": (EagerAssigner, "there are 0 targets", set()),
+    "image_without_objects_has_no_matches": (PaddingAssigner, "another image than image_M says", set()),
+    "hundreds_of_objects_in_an_image_are_served": (SmallAssigner, "raised IndexError: index 200", set()),
+    "equal_objects_are_served": (DistinctAssigner, "qualities [nan", set()),
+    "objects_at_the_border_are_served": (EdgelessAssigner, "prior_M from -", set()),
+    "objects_larger_than_the_image_are_served": (IndoorAssigner, "qualities [nan", set()),
+    "objects_one_pixel_wide_are_served": (ThickAssigner, "qualities [nan", set()),
+    "objects_all_of_one_class_are_served": (VariedAssigner, "qualities [nan", set()),
+    "order_of_objects_does_not_matter": (FirstAssigner, "settle ties by values", set()),
+    "images_do_not_affect_each_other": (RelativeAssigner, "let nothing of one image enter another", set()),
+    "same_input_gives_the_same_matches": (RememberingAssigner, "keep no state", set()),
+    "inputs_are_left_alone": (RoundingAssigner, "work on a copy", set()),
+    "no_gradient_flows_through_matches": (LearningAssigner, "@torch.no_grad()", set()),
+    "quality_lies_between_0_and_1": (UnboundedAssigner, "they must lie in [0, 1]", set()),
+    "nan_is_never_silent": (SilentAssigner, "a match of quality NaN", set()),
+    "autocast_changes_no_match": (RoughAssigner, "enabled=False", set()),
+    "auxiliary_outputs_on_some_levels_are_served": (WholeAssigner, "prior_M from", set()),
+    "relaxed_form_finds_no_fewer_matches": (StricterAssigner, "weaken a condition", set()),
+    "one_to_one_gives_a_target_one_prior_at_most": (SeveralAssigner, "leave one_to_one false", set()),
+}
+
+
+def test_right_assigner_passes_all() -> None:
+    check_component(NearestAssigner)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_assigner_is_caught_by_its_check_alone_and_told_why(name: str, caught: Caught) -> None:
+    cls, message, also = WRONG[name]
+
+    broken = caught(cls)
+
+    assert set(broken) == {name, *also}
+    assert message in broken[name]
+
+
+def test_every_check_of_assigners_has_a_wrong_one() -> None:
+    assert [check.__name__ for check in assigners.CHECKS] == list(WRONG)

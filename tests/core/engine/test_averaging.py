@@ -19,6 +19,7 @@ from detloom.data.splits import open_splits
 from detloom.detector import Detector
 from detloom.durable import read_tensors, write_tensors
 from detloom.engine.averaging import average
+from detloom.engine.likeness import _tensor_complaint
 from detloom.engine.statistics import renew_statistics_, training_pictures
 from detloom.errors import ArtifactError, DetloomError, RecipeError
 from detloom.interfaces import Metrics
@@ -203,10 +204,6 @@ def lost(tensors: dict[str, torch.Tensor], _: dict[str, str]) -> None:
     del tensors[min(tensors)]
 
 
-def infinite(tensors: dict[str, torch.Tensor], _: dict[str, str]) -> None:
-    tensors[min(tensors)].view(-1)[0] = float("inf")
-
-
 def other_names(_: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     metadata["names"] = json.dumps(["x", *json.loads(metadata["names"])[1:]])
 
@@ -224,7 +221,6 @@ def folded(_: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     [
         (other_shape, r"the tensor \S+ is float32 \[7\]; float32 \[.+\] fits"),
         (lost, r"the tensor \S+ is only in .*0\.safetensors"),
-        (infinite, r"the tensor \S+ has values that are not finite"),
         (other_names, r"its classes are x, .*; those of .*0\.safetensors are"),
         (other_head, r"its \[backbone\] has stem = .*9.*; that of .*0\.safetensors has"),
         (folded, "deployed form"),
@@ -241,6 +237,13 @@ def test_what_does_not_fit_is_named_and_nothing_written(
     assert str(caught.value).startswith(f"{parts[2]}: ")
     assert f"has the network, the settings and the classes of {parts[0]}" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors", "2.safetensors"]
+
+
+def test_integers_that_differ_have_no_mean() -> None:
+    own, its = torch.tensor([1, 2]), torch.tensor([1, 3])
+
+    assert "holds integers" in str(_tensor_complaint(own, its, "order"))
+    assert _tensor_complaint(own, its, "norm.num_batches_tracked") is None
 
 
 def test_requests_that_cannot_be_met_are_refused(parts: list[Path], tmp_path: Path) -> None:

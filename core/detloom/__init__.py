@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detloom.artifacts import load_artifact as load
     from detloom.assembly import assemble, check
     from detloom.detector import Detector
+    from detloom.engine.averaging import average
     from detloom.engine.fit import fit
     from detloom.errors import DetloomError
     from detloom.hookspecs import PLUGIN_API, hookimpl
@@ -27,6 +28,7 @@ __all__ = [  # noqa: RUF022 - sorted as dir() sorts
     "PLUGIN_API",
     "Recipe",
     "assemble",
+    "average",
     "check",
     "fit",
     "hookimpl",
@@ -41,6 +43,7 @@ _HOMES = {
     "DetloomError": ("detloom.errors", "DetloomError"),
     "Recipe": ("detloom.recipe", "Recipe"),
     "assemble": ("detloom.assembly", "assemble"),
+    "average": ("detloom.engine.averaging", "average"),
     "check": ("detloom.assembly", "check"),
     "fit": ("detloom.engine.fit", "fit"),
     "hookimpl": ("detloom.hookspecs", "hookimpl"),

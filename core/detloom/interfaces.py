@@ -216,6 +216,13 @@ class Ema(ABC):
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after an optimiser step, counted from 1."""
 
+    def needs_statistics(self, step: int) -> bool:  # noqa: ARG002 - the contract of those that need them
+        """Return whether the average of a step needs batch norm statistics of its own before it is used.
+
+        Where it does, they are computed over training pictures at the end of an epoch, in ``averaged``.
+        """
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """Return what must be known beside ``averaged`` to go on: tables, lists, numbers, text and tensors."""
         return {}

@@ -18,6 +18,7 @@ VERBS = {
     "ablate": "Train the variants of a study, and say which differ.",
     "anchors": "Search anchors for a data set, and write a recipe with them.",
     "assign": "Draw which priors assigners take for the objects of a picture.",
+    "average": "Average the weights of artifacts into one.",
     "check": "Report all mistakes of a recipe, and its parameters and operations.",
     "compare": "Compare runs: differences in AP, with intervals.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",

@@ -22,6 +22,7 @@ from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, open_view
 from detloom.engine.run import Run, check_directory, has_state, open_run, read_run
+from detloom.engine.statistics import renew_statistics_, training_pictures
 from detloom.errors import ArtifactError
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.kinds import Kind
@@ -92,7 +93,15 @@ def fit(
         # Last, so that a start that fails leaves nothing behind.
         run = _open(loaded, accelerator, data=str(data), names=train.names, out=out, resume=resume)
         try:
-            training = Training(prepared, loader, run, settings=settings, evaluate=evaluate, view=view)
+            training = Training(
+                prepared,
+                loader,
+                run,
+                settings=settings,
+                evaluate=evaluate,
+                view=view,
+                renew_statistics=lambda model: _renew_statistics(model, loaded, train),
+            )
             if resume:
                 training.resume()
             training.train()
@@ -189,6 +198,12 @@ def _evaluation(recipe: Recipe, val: Annotations) -> Callable[[nn.Module], Metri
     # Built before training, so that a mistake in its settings does not wait for the first epoch's end.
     evaluator = build_evaluator(recipe, val)
     return lambda model: evaluate(model, val, recipe, evaluator=evaluator)
+
+
+def _renew_statistics(model: nn.Module, recipe: Recipe, train: Annotations) -> None:
+    """Give the average statistics of its own, but for frozen parts, which have learned with theirs."""
+    assert isinstance(model, Detector)  # noqa: S101 - narrows the type
+    renew_statistics_(model, training_pictures(model, train, recipe), keep=recipe.train.freeze)
 
 
 def _report(run: Run, detector: Detector, val: Annotations) -> None:

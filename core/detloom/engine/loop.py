@@ -70,6 +70,7 @@ class Training:
         settings: The recipe's ``[train]``.
         evaluate: Measures a model, where there is something to measure on.
         view: Shows it.
+        renew_statistics: Gives the batch norms of an average that asks for it statistics of its own.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Training:
         settings: TrainSettings,
         evaluate: Callable[[nn.Module], Metrics] | None,
         view: RunView,
+        renew_statistics: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self._batches = batches
         self._run = run
         self._settings = settings
         self._accelerator = prepared.accelerator
         self._evaluate = evaluate
+        self._renew_statistics = renew_statistics
         self._view = view
         self._schedule = prepared.schedule
         self._hooks = prepared.hooks
@@ -274,6 +277,8 @@ class Training:
         self._epoch_sums, self._epoch_passes = {}, 0
         if self._accelerator.is_main_process:
             with advice_on_memory(self._where(), self._accelerator.device, self._settings, self._run):
+                if self._renew_statistics is not None and self._ema and self._ema.needs_statistics(position.step):
+                    self._renew_statistics(self.averaged)
                 metrics = self._evaluated(position.epoch)
             record = EpochRecord(
                 epoch=position.epoch,

@@ -22,12 +22,14 @@ from detloom.engine.preparation import prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, SilentView
 from detloom.engine.run import Run, open_run
+from detloom.engine.statistics import renew_statistics_
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Ema, Metrics, Observer
 from detloom.recipe import Recipe
 from detloom.structures import Targets
 from detloom_plugins.csv_observer import CsvObserver
 from detloom_plugins.ramped_ema import RampedEma
+from detloom_plugins.swa import SwaEma
 
 SETTINGS: dict[str, Any] = {
     "epochs": 3,
@@ -80,6 +82,12 @@ class StandInBatches:
             yield Batch(images_BCHW, Targets.from_lists(boxes, labels, (16, 16)), tuple(range(count)))
 
 
+def renew(model: nn.Module) -> None:
+    """Compute the statistics of an average over noise."""
+    batches = (batch.images_BCHW.contiguous().float() / 255 for batch in StandInBatches(length=3).epoch(7))
+    renew_statistics_(model.get_submodule("backbone"), batches)
+
+
 def measure(model: nn.Module) -> Metrics:
     """Return metrics that depend on the weights alone."""
     total = sum(float(parameter.abs().sum()) for parameter in model.parameters())
@@ -96,6 +104,7 @@ def begin(
     evaluate: Callable[[nn.Module], Metrics] | None = measure,
     view: RunView | None = None,
     make_ema: Callable[[nn.Module], Ema] | None = lambda model: RampedEma(model, ramp=5),
+    renew_statistics: Callable[[nn.Module], None] | None = None,
 ) -> tuple[Training, Run]:
     """Return a training that is ready to begin, and its run."""
     recipe = Recipe("stand-in", {"train": {**SETTINGS, **(settings or {})}}, {})
@@ -115,7 +124,15 @@ def begin(
     )
     run = open_run(recipe, data="noise", names=("thing", "other"), out=out, resume=resume)
     view = view or SilentView()
-    training = Training(prepared, batches, run, settings=recipe.train, evaluate=evaluate, view=view)
+    training = Training(
+        prepared,
+        batches,
+        run,
+        settings=recipe.train,
+        evaluate=evaluate,
+        view=view,
+        renew_statistics=renew_statistics,
+    )
     if resume:
         training.resume()
     return training, run
@@ -196,7 +213,11 @@ def train_here(out: Path, point: str | None, settings: dict[str, Any]) -> None:
         killer = Killer(point)
         killer.lie_in_wait()
         observers.append(killer)
-    training, _ = begin(out, resume=out.exists(), settings=settings, observers=observers)
+    settings = dict(settings)
+    average: dict[str, Any] = {}
+    if swa := settings.pop("swa", None):
+        average = {"make_ema": lambda model: SwaEma(model, **swa), "renew_statistics": renew}
+    training, _ = begin(out, resume=out.exists(), settings=settings, observers=observers, **average)
     training.train()
 
 

@@ -36,6 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "evaluate_every": 2,
         "checkpoint_minutes": 1e-9,
     },
+    # An equal average, whose statistics are computed anew at the end of an epoch, with states within epochs.
+    "swa": {"swa": {"start": 3, "every": 2}, "checkpoint_minutes": 1e-9},
 }
 
 

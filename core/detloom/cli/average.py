@@ -1,0 +1,117 @@
+"""``detloom average``: several artifacts of one network as one, by the mean of their weights."""
+
+import math
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detloom.cli.options import echo_json, json_option, refuse_fixed_settings, set_option, shown_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from detloom.engine.averaging import Average
+
+__all__ = ["command"]
+
+
+@click.command(name="average")
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The artifact to write."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="A data set, to measure on and for statistics.")
+@click.option("--greedy", is_flag=True, help="Add parts, the best first, that do not lower the AP; needs --data.")
+@click.option(
+    "--recalibrate/--no-recalibrate",
+    default=None,
+    help="Compute batch norm statistics over training pictures; done with --data if not given.",
+)
+@click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
+@click.option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps; cpu if not given.")
+@set_option
+@json_option
+def command(
+    artifacts: tuple[Path, ...],
+    out: Path,
+    data: Path | None,
+    overrides: dict[str, Any],
+    *,
+    greedy: bool,
+    recalibrate: bool | None,
+    skip_bad: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    r"""Average the weights of ARTIFACTS: epochs of one run, or runs that had one start.
+
+    With --data, batch norm statistics are computed over its training pictures, and the average is measured on its
+    validation split.
+
+    \b
+    detloom average a/best.safetensors b/best.safetensors -o soup.safetensors --data data/bccd
+    """
+    refuse_fixed_settings(overrides)
+    if skip_bad:
+        overrides = {**overrides, "data.skip_bad": True}
+    from detloom.engine.averaging import average
+
+    with _shown(is_shown=not as_json) as progress:
+        made = average(
+            artifacts,
+            out=out,
+            data=data,
+            greedy=greedy,
+            recalibrate=recalibrate,
+            overrides=overrides,
+            device=device,
+            progress=progress,
+        )
+    if as_json:
+        echo_json(_facts(made, out))
+        return
+    for part in made.parts:
+        measured = "" if part.ap is None else f"AP {part.ap:.3f}  "
+        click.echo(f"  {'takes' if part.used else 'leaves'}  {measured}{part.path}")
+    if made.statistics_pictures:
+        click.echo(f"batch norm statistics: of {made.statistics_pictures} training pictures")
+    if made.metrics is not None:
+        click.echo("  ".join(f"{name} {made.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75")))
+    for notice in made.notices:
+        click.echo(f"notice: {notice}", err=True)
+    click.echo(f"wrote {out}\nnext: detloom predict {out} PICTURES -o found")
+
+
+def _facts(made: "Average", out: Path) -> dict[str, Any]:
+    metrics = made.metrics
+    return {
+        "artifact": str(out),
+        "method": made.method,
+        "parts": [
+            {"file": str(part.path), "sha256": part.sha256, "used": part.used, "AP": part.ap} for part in made.parts
+        ],
+        "statistics_pictures": made.statistics_pictures,
+        "metrics": None
+        if metrics is None
+        else {name: None if math.isnan(value) else value for name, value in metrics.items()},
+        "notices": list(made.notices),
+    }
+
+
+@contextmanager
+def _shown(*, is_shown: bool) -> "Iterator[Callable[[str, int, int], None]]":
+    """Yield what to call with what is done, its parts done and those in all: a bar for each, or a line."""
+    with ExitStack() as shown:
+        advance: dict[str, Callable[[int, int], None]] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in advance or done == 1:
+                # The bar of what went before ends.
+                shown.close()
+                advance.clear()
+                advance[what] = shown.enter_context(shown_progress(what, is_shown=is_shown))
+            advance[what](done, total)
+
+        yield progress

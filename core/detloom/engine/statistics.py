@@ -1,0 +1,132 @@
+"""Batch norm statistics for weights that were put together, not trained: an average has none of its own.
+
+Reference: Izmailov et al. (2018), arXiv:1803.05407, section 3.2: one more pass over training pictures. How many are
+enough, and that batches are averaged alike: Wu and Johnson, Rethinking "Batch" in BatchNorm (2021), arXiv:2105.07576,
+section 3.
+
+Shape letters: B images, H and W rows and columns.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detloom.data.loader import Loader, num_workers
+from detloom.data.records import Annotations
+from detloom.detector import Detector
+from detloom.errors import DataError
+from detloom.recipe import Recipe
+
+__all__ = ["MOST_PICTURES", "renew_statistics_", "running_norms", "training_pictures"]
+
+MOST_PICTURES = 1000
+"""Statistics are taken over a random choice of so many training pictures at most."""
+
+
+def running_norms(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, _BatchNorm]:
+    """Return the batch norms that have running statistics, by name, without those in the parts ``keep``."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and not any(f"{path}.".startswith(f"{part}.") for part in keep)
+    }
+
+
+@torch.no_grad()
+def renew_statistics_(model: nn.Module, batches: Iterable[Tensor], *, keep: Sequence[str] = ()) -> int:
+    """Replace the running statistics by the mean of those of batches; return how many pictures these had.
+
+    Each picture counts alike. Apart from batch norms the model computes as in evaluation; auxiliary parts are run,
+    too. A norm that is not run keeps its statistics. Modes are afterwards as they were.
+
+    Args:
+        model: Called with the batches.
+        batches: RGB pictures in [0, 1], ``[B, 3, H, W]``.
+        keep: Parts whose statistics stay.
+    """
+    norms = running_norms(model, keep)
+    before = [(norm, {name: entry.clone() for name, entry in norm.named_buffers()}) for norm in norms.values()]
+    seen = 0
+    with _only_training(model, norms.values()), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        for norm in norms.values():
+            norm.reset_running_stats()
+        for images_BCHW in batches:
+            seen += len(images_BCHW)
+            for norm in norms.values():
+                # A cumulative mean in which each picture has the same weight.
+                norm.momentum = len(images_BCHW) / seen
+            model(images_BCHW)
+    for norm, buffers in before:
+        if not norm.num_batches_tracked:
+            for name, entry in norm.named_buffers():
+                entry.copy_(buffers[name])
+    return seen
+
+
+def training_pictures(
+    detector: Detector,
+    train: Annotations,
+    recipe: Recipe,
+    *,
+    most: int = MOST_PICTURES,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Yield batches of a random choice of training pictures, as evaluation fits them, on the detector's device.
+
+    Args:
+        detector: Which is to be shown them.
+        train: The split.
+        recipe: Whose canvas, batch and seed are used.
+        most: How many pictures, where there are as many.
+        progress: Called after each batch with the batches done and those in all.
+
+    Raises:
+        DataError: A picture cannot be read, or there is but one.
+    """
+    images, batch_size = train.images, max(recipe.train.batch, 2)
+    order = np.random.default_rng(recipe.train.seed).permutation(len(images))[:most]
+    if len(order) > 1 and len(order) % batch_size == 1:
+        # One picture alone may have no variance, on a map of one cell.
+        order = order[:-1]
+    if len(order) < 2:
+        raise DataError(f"{train.source}: batch norm statistics need at least 2 training pictures, found {len(images)}")
+    device = next(detector.parameters()).device
+    loader = Loader(
+        replace(train, images=tuple(images[index] for index in order)),
+        image_size=recipe.data.image_size,
+        batch_size=batch_size,
+        stride=detector.max_stride,
+        workers=num_workers(recipe.data.workers, device),
+        cache="off",
+    )
+    for done, batch in enumerate(loader.epoch(0), 1):
+        yield batch.to(device).images_BCHW.float() / 255
+        if progress is not None:
+            progress(done, len(loader))
+
+
+@contextmanager
+def _only_training(model: nn.Module, norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Let norms alone compute as in training; what is put together of others has its auxiliary outputs."""
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [(norm, norm.momentum) for norm in norms]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) or not any(module.children()):
+            module.training = False
+    for norm, _ in momenta:
+        norm.training = True
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for norm, momentum in momenta:
+            norm.momentum = momentum

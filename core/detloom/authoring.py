@@ -54,7 +54,7 @@ def new_plugin(name: str, kind: str, into: Path, *, shop: Workshop | None = None
     if kind not in TEMPLATES:
         raise PluginError(
             f"--kind {kind}: there is no template of that kind.{suggest(kind, TEMPLATES)}\n"
-            f"  kinds: {', '.join(TEMPLATES)}     docs/plugins.md has the contracts of all kinds."
+            f"  kinds: {', '.join(TEMPLATES)}; docs/plugins.md has the contracts of all kinds."
         )
     component = _component_name(name, kind)
     _check_name(name, kind, component, shop or workshop())

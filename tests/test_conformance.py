@@ -40,6 +40,7 @@ SETTINGS: Mapping[tuple[str, str], list[dict[str, Any]]] = {
     ("assigner", "lead-guided"): [{"inner": MaxIouAssigner(soft_labels=True)}],
     ("assigner", "max-iou"): [{}, {"soft_labels": True, "keep_best": False}],
     ("assigner", "paa"): [{}, {"soft_labels": True}],
+    ("assigner", "task-aligned"): [{}, {"candidates": 1}],
     ("backbone", "csp"): [
         {"stem": ((3, 1, 8),), **SMALL, "depths": (1, 1, 1, 1)},
         {"stem": ((3, 1, 8),), **SMALL, "depths": (1, 2, 1, 1), "repconv": True, "transition": True, "plain_stages": 1},

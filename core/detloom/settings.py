@@ -51,7 +51,9 @@ def settings_model(cls: type[Any]) -> type[BaseModel]:
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+    return create_model(
+        cls.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False), **fields
+    )
 
 
 def nested_components(cls: type[Any]) -> dict[str, Kind]:

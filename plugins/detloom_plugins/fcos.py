@@ -102,11 +102,17 @@ class FcosAssigner(Assigner):
         return FcosAssigner(radius=self.radius + 1, limits=self.limits, soft_labels=self.soft_labels)
 
     def _ranges(self, priors: Priors) -> tuple[Tensor, Tensor]:
-        """Return the least and the largest distance to the farthest side for each prior."""
-        grids = priors.grids
-        limits = self.limits or tuple(float(LIMIT_STRIDES * grid.stride) for grid in grids[:-1])
-        if len(limits) != len(grids) - 1:
-            raise RecipeError(f"limits has {len(limits)} values for {len(grids)} levels; give {len(grids) - 1}")
+        """Return the least and the largest distance to the farthest side for each prior.
+
+        Where there are priors on some levels alone, each has the limit of its own level, and the last has none, so
+        that targets of all sizes are learned.
+        """
+        grids, needed = priors.grids, priors.num_levels - 1
+        if self.limits and len(self.limits) != needed:
+            raise RecipeError(f"limits has {len(self.limits)} values for {priors.num_levels} levels; give {needed}")
+        limits = tuple(
+            self.limits[grid.level] if self.limits else float(LIMIT_STRIDES * grid.stride) for grid in grids[:-1]
+        )
         lows, highs = (0.0, *limits), (*limits, math.inf)
 
         def of_priors(values: tuple[float, ...]) -> Tensor:

@@ -172,4 +172,5 @@ def _joined(path: str, name: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """Return what an error says first; tracing adds advice for those who wrote the forward."""
+    return str(error).strip().split("\n")[0].split(". ")[0].removesuffix(".") or type(error).__name__

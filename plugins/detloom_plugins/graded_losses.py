@@ -19,13 +19,12 @@ from detloom.ops.iou import OverlapKind, overlap
 from detloom.ops.losses import distribution_focal, of_no_ignored
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, Predictions, Targets
+from detloom_plugins.criterion_settings import check_weights
 
 __all__ = [
     "ClassLoss",
     "GradedLosses",
     "Labels",
-    "check_share",
-    "check_sharpness",
     "learned_labels",
 ]
 
@@ -78,6 +77,7 @@ class GradedLosses:
     def __post_init__(self) -> None:
         if self.overlap not in get_args(OverlapKind):
             raise RecipeError(f"overlap must be one of {', '.join(get_args(OverlapKind))}, got {self.overlap!r}")
+        check_weights({"classes": self.classes, "box": self.box, "distribution": self.distribution})
         if self.labels not in get_args(Labels):
             raise RecipeError(f"labels must be one of {', '.join(get_args(Labels))}, got {self.labels!r}")
 
@@ -118,18 +118,6 @@ def learned_labels(labels: Labels, iou_M: Tensor, quality_M: Tensor) -> Tensor:
             return torch.minimum(iou_M, quality_M)
         case "either":
             return torch.where(quality_M == 1, iou_M, quality_M)
-
-
-def check_share(name: str, value: float, published: float) -> None:
-    """Refuse a weight of one side that leaves the other less than nothing."""
-    if not 0 <= value <= 1:
-        raise RecipeError(f"{name} must lie in [0, 1], got {value}; published is {published}")
-
-
-def check_sharpness(name: str, value: float, published: float) -> None:
-    """Refuse a power whose gradient is infinite for perfect answers."""
-    if value != 0 and value < 1:
-        raise RecipeError(f"{name} must be 0, or at least 1, got {value}; published is {published}")
 
 
 def _class_sum(

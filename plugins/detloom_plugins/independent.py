@@ -17,7 +17,7 @@ class IndependentAssigner(Assigner):
 
     With a one-to-one ``inner`` and a one-to-many ``auxiliary`` this is the dual assignment of YOLOv10: the
     auxiliary head is taught richly, the lead head so that nothing need be suppressed. Its matching is consistent
-    where both are task-aligned, with exponents in the same proportion.
+    where both are task-aligned, the inner one with a single candidate, and with exponents in the same proportion.
 
     Args:
         inner: Method of the lead head.

@@ -14,7 +14,8 @@ from detloom.interfaces import Criterion
 from detloom.ops.iou import OverlapKind
 from detloom.ops.losses import binary_cross_entropy, focal_of_absence
 from detloom.structures import Assignment, HeadTraits, Predictions, Targets
-from detloom_plugins.graded_losses import ClassLoss, GradedLosses, Labels, check_sharpness
+from detloom_plugins.criterion_settings import check_sharpness
+from detloom_plugins.graded_losses import ClassLoss, GradedLosses, Labels
 from detloom_plugins.objectness import objection_to_objectness
 
 __all__ = ["QualityFocalCriterion", "register_components"]

@@ -3,7 +3,8 @@
 Shape letters: B images, P priors, T targets of the batch, K pairs of a target and a prior inside it,
 t targets of a block, Q best of a target, M matches.
 
-References: Feng et al., TOOD (2021), section 3.2; constants of Li et al., YOLOv6 (2022), section 2.2, are the same.
+References: Feng et al., TOOD (2021), section 3.2; constants of Li et al., YOLOv6 (2022), section 2.2, are the same;
+Wang et al., YOLOv10 (2024), section 3.1, for a single candidate.
 """
 
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class TaskAlignedAssigner(Assigner):
     the targets, and for the number of matches.
 
     Args:
-        candidates: Priors that a target takes.
+        candidates: Priors that a target takes; with 1 the assignment is one-to-one, as YOLOv10 trains a head without
+            suppression.
         class_power: Power of the probability of the class, alpha.
         overlap_power: Power of the IoU, beta.
         soft_labels: Set the quality to the alignment, scaled so that the largest of a target is the largest
@@ -79,6 +81,7 @@ class TaskAlignedAssigner(Assigner):
         if overlap_power <= 0:
             raise RecipeError(f"overlap_power must be above 0, got {overlap_power}; published is 6.0")
         self.candidates = candidates
+        self.one_to_one = candidates == 1
         self.class_power = class_power
         self.overlap_power = overlap_power
         self.soft_labels = soft_labels

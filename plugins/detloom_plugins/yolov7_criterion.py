@@ -19,6 +19,7 @@ from detloom.ops.iou import OverlapKind, overlap
 from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot, smoothed_labels
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
+from detloom_plugins.criterion_settings import check_sharpness, check_weights
 from detloom_plugins.objectness import objection_without_objectness
 
 __all__ = ["Yolov7Criterion", "last_match_of_each_prior", "register_components"]
@@ -50,7 +51,7 @@ class Yolov7Criterion(Criterion):
         label_smoothing: Certainty taken from the classes, in [0, 1].
         class_positive_weight: Factor on the positive part of the class loss.
         objectness_positive_weight: Factor on the positive part of the objectness loss.
-        focal_gamma: How much easy cases of objectness and classes are neglected; 0 for not at all.
+        focal_gamma: How much easy cases of objectness and classes are neglected: 0 for not at all, or at least 1.
         soft_objectness: How far the objectness follows the overlap, in [0, 1]; with 0 it learns the
             quality of the match.
     """
@@ -76,6 +77,19 @@ class Yolov7Criterion(Criterion):
         for name, value in (("label_smoothing", label_smoothing), ("soft_objectness", soft_objectness)):
             if not 0 <= value <= 1:
                 raise RecipeError(f"{name} must lie in [0, 1], got {value}")
+        check_weights(
+            {
+                "box": box,
+                "objectness": objectness,
+                "classes": classes,
+                "scale": scale,
+                "class_positive_weight": class_positive_weight,
+                "objectness_positive_weight": objectness_positive_weight,
+            }
+        )
+        if balance is not None and min(balance, default=0) < 0:
+            raise RecipeError(f"balance must have no negative weight, got {list(balance)}")
+        check_sharpness("focal_gamma", focal_gamma, 0.0)
         self.box = box
         self.objectness = objectness
         self.classes = classes

@@ -18,6 +18,7 @@ from detloom.ops.iou import overlap
 from detloom.ops.losses import binary_cross_entropy, of_no_ignored, one_hot
 from detloom.ops.reduce import mean_over_processes
 from detloom.structures import Assignment, HeadTraits, Predictions, Targets
+from detloom_plugins.criterion_settings import check_weights
 from detloom_plugins.objectness import objection_without_objectness
 
 __all__ = ["YoloxCriterion", "register_components"]
@@ -41,6 +42,7 @@ class YoloxCriterion(Criterion):
     """
 
     def __init__(self, *, box: float = 5.0, objectness: float = 1.0, classes: float = 1.0, l1: float = 0.0) -> None:
+        check_weights({"box": box, "objectness": objectness, "classes": classes, "l1": l1})
         self.box = box
         self.objectness = objectness
         self.classes = classes

@@ -65,8 +65,9 @@ def test_every_assigner_trains_every_head(head: str, criterion: str, assigner: s
     assert_trains(small("elan", head, assigner, criterion), steps)
 
 
-def test_head_without_suppression_trains() -> None:
-    assigner = {"use": "independent", "inner": {"use": "hungarian"}, "auxiliary": {"use": "task-aligned"}}
+@pytest.mark.parametrize("inner", [{"use": "hungarian"}, {"use": "task-aligned", "candidates": 1}])
+def test_head_without_suppression_trains(inner: dict[str, object]) -> None:
+    assigner = {"use": "independent", "inner": inner, "auxiliary": {"use": "task-aligned"}}
 
     assert_trains({"head": {"use": "one-to-one"}, "assigner": assigner, "criterion": {"use": "varifocal"}})
 

@@ -147,6 +147,8 @@ class Wide:
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
+        ({"anchors": [[float("nan")]]}, "'anchors.0.0' is NaN: it must be a number, and finite"),
+        ({"anchors": [[1.0, float("inf")]]}, "'anchors.0.1' is Infinity: it must be a number, and finite"),
         ({"pair": [1]}, "'pair' is [1]: it must be an array of 2, each a whole number"),
         ({"pair": [1, 2, 3]}, "'pair' is [1, 2, 3]: it must be an array of 2, each a whole number"),
         ({"mixed": [1, "x"]}, '\'mixed.1\' is "x": it must be a whole number, or "auto"'),

@@ -78,6 +78,14 @@ def test_parameters_are_those_that_the_published_programs_print(name: str, train
     assert deployed in (None, report.deployed_parameters)
 
 
+def test_assignment_is_that_of_the_published_method() -> None:
+    used = {name: type(assemble(name, NARROW[name], num_classes=3).assigner).__name__ for name in NARROW}
+
+    assert used["yolov5s-style"] == "AnchorRatioAssigner"
+    assert used["yolov6s-style"] == "TaskAlignedAssigner"
+    assert used["yolox-s"] == "SimotaAssigner"
+
+
 @pytest.mark.parametrize("name", NARROW)
 def test_a_narrow_one_trains_and_folds(name: str, excite_: Callable[[nn.Module], nn.Module]) -> None:
     detector = assemble(name, NARROW[name], num_classes=3).train()

@@ -224,6 +224,19 @@ def test_limits_must_suit_the_levels() -> None:
         assigner.assign(predictions(1), targets([[BOX]]))
 
 
+def test_priors_on_some_levels_have_the_limits_of_their_own_levels() -> None:
+    strides, sizes_L12 = (8, 16, 32), torch.full((3, 1, 2), 32.0)
+    priors = Priors.on_grids([None, (8, 12), (4, 6)], strides, sizes_L12)
+    given = Predictions(priors.boxes_P4[None], torch.zeros(1, priors.num_priors, 3), None, priors)
+    assigner = FcosAssigner(limits=(8.0, 48.0))
+
+    small = assigner.assign(given, targets([[(70.0, 50.0, 90.0, 70.0)]]))
+    large = assigner.assign(given, targets([[(0.0, 0.0, 190.0, 126.0)]]))
+
+    assert set(priors.level_P[small.prior_M].tolist()) == {1}
+    assert set(priors.level_P[large.prior_M].tolist()) == {2}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [

@@ -194,6 +194,14 @@ def test_repconv_whose_flow_cannot_be_read_is_warned_of(model: nn.Module) -> Non
     assert not any(each.applies for each in PlanRepConvPass().plan(model))
 
 
+def test_reason_why_a_flow_cannot_be_read_is_one_sentence() -> None:
+    block = Way(rep(), conv(), lambda net, x: torch.cat([*net.first(x).relu()]) + net.second(x))
+
+    (why,) = identities(block).unread.values()
+
+    assert why.endswith("cannot be read: Proxy object cannot be iterated)")
+
+
 def test_repconv_that_a_convolution_follows_may_stay_whatever_surrounds_it() -> None:
     model = Way(nn.Sequential(rep(), nn.ReLU(), conv()), conv(), sized)
 

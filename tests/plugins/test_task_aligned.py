@@ -261,6 +261,18 @@ def test_relaxed_form_takes_twice_as_many() -> None:
     assert (relaxed.class_power, relaxed.overlap_power, relaxed.soft_labels) == (0.5, 4.0, False)
 
 
+def test_a_single_candidate_is_one_to_one() -> None:
+    crowd = [(0.0, x, 10.0, x + 40.0, 60.0) for x in (0.0, 2.0, 4.0, 30.0, 50.0)]
+    assigner = TaskAlignedAssigner(candidates=1)
+
+    result = assigner.assign(predictions(2), targets([crowd, crowd[::-1]]))
+
+    assert assigner.one_to_one
+    assert not TaskAlignedAssigner(candidates=2).one_to_one
+    assert len(set(result.target_M.tolist())) == result.num_matches > 2
+    assert len(set(zip(result.image_M.tolist(), result.prior_M.tolist(), strict=True))) == result.num_matches
+
+
 @pytest.mark.parametrize(("name", "value"), [("candidates", 0), ("class_power", -1.0), ("overlap_power", 0.0)])
 def test_settings_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(RecipeError, match=rf"{name} must .* got {value}"):

@@ -341,7 +341,17 @@ def test_every_level_needs_a_weight(balance: tuple[float, ...] | None, levels: i
 
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
-    [("overlap", "eiou", "iou, giou"), ("label_smoothing", 2.0, r"\[0, 1\]"), ("soft_objectness", -1.0, r"\[0, 1\]")],
+    [
+        ("overlap", "eiou", "iou, giou"),
+        ("label_smoothing", 2.0, r"\[0, 1\]"),
+        ("soft_objectness", -1.0, r"\[0, 1\]"),
+        ("box", -1.0, "not be negative"),
+        ("scale", -1.0, "not be negative"),
+        ("class_positive_weight", -1.0, "not be negative"),
+        ("balance", (1.0, -1.0, 1.0), "no negative"),
+        ("focal_gamma", -1.0, "at least 1"),
+        ("focal_gamma", 0.5, "at least 1"),
+    ],
 )
 def test_settings_out_of_range_are_named(name: str, value: Any, accepted: str) -> None:
     with pytest.raises(RecipeError, match=f"{name} must .*{accepted}.* got"):

@@ -180,7 +180,9 @@ def _matches(predictions: Predictions, assignment: Assignment, targets: Targets)
     prior_M, target_M = assignment.prior_M, assignment.target_M
     level_M = priors.level_P[prior_M]
     overlap_M = overlap(predictions.boxes_BP4[assignment.image_M, prior_M].float(), targets.boxes_T4[target_M])
-    grids = [priors.grids[level] for level in level_M.tolist()]
+    # Auxiliary predictions may stand on some levels alone, which keep their numbers.
+    grid_of = {grid.level: grid for grid in priors.grids}
+    grids = [grid_of[level] for level in level_M.tolist()]
     places = [(prior - grid.start) % grid.per_cell for prior, grid in zip(prior_M.tolist(), grids, strict=True)]
     columns = zip(
         target_M.tolist(),

@@ -50,6 +50,13 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Explained:
     return explain(detector(neck__auxiliary=[128, 256, 512]), record(place), tables)
 
 
+def test_auxiliary_outputs_on_some_levels_are_of_these_levels(tmp_path: Path) -> None:
+    drawn = explain(detector(neck__auxiliary=[0, 64, 0]), record(tmp_path / "one.png"), [{"use": "atss"}])
+
+    assert 8 in {match.stride for match in drawn.methods[0].matches}
+    assert {match.stride for match in drawn.methods[1].matches} == {16}
+
+
 def test_each_assigner_speaks_for_lead_and_auxiliary(explained: Explained) -> None:
     assert [(each.title, each.role) for each in explained.methods] == [
         ("atss", Role.LEAD),

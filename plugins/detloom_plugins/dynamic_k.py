@@ -116,8 +116,10 @@ class Yolov7Assigner(Assigner):
             published_ties=self.published_ties and table.prior_BN.device.type == "cpu",
         )
 
-    def relaxed(self) -> "Yolov7Assigner":
+    def relaxed(self) -> "Yolov7Assigner | None":
         """Return the published coarse form: every neighbouring cell brings candidates, ``reach`` being 1 cell."""
+        if self.reach == 1:
+            return None
         relaxed = copy(self)
         relaxed.reach = 1.0
         return relaxed

@@ -298,6 +298,8 @@ def test_relaxed_form_is_the_published_coarse_one() -> None:
 
     coarse = fine.relaxed()
 
+    assert coarse is not None
+    assert coarse.relaxed() is None
     published = Yolov7Assigner(anchor_ratio=3.0, candidates=20, overlap_weight=2.0, reach=1.0)
     assert rows(coarse.assign(given_predictions, targets([image]))) == rows(
         published.assign(given_predictions, targets([image]))

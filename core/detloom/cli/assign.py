@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
+from detloom.cli.options import (
+    complete_recipe,
+    echo_json,
+    json_option,
+    plugin_option,
+    refuse_fixed_settings,
+    set_option,
+)
 from detloom.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -114,6 +121,7 @@ def _opened(
     if recipe.endswith(ARTIFACT):
         from detloom.artifacts import load_artifact
 
+        refuse_fixed_settings(overrides)
         detector = load_artifact(recipe, plugins=plugins)
         assert detector.recipe is not None  # noqa: S101 - an artifact has one
         detector.recipe = load_recipe(detector.recipe, overrides)

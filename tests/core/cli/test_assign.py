@@ -67,3 +67,14 @@ def test_artifact_of_other_classes_is_refused(data: Path, tmp_path: Path) -> Non
 
     assert result.exit_code == 2
     assert "knows the classes a, but" in result.output
+
+
+def test_settings_that_an_artifact_has_settled_are_refused(tmp_path: Path) -> None:
+    artifact = tmp_path / "a.safetensors"
+    recipe = load_recipe("yolov7-tiny")
+    save_artifact(artifact, assemble(recipe, names=("a",)), recipe=recipe, names=("a",))
+
+    result = run("assign", artifact, "--data", tmp_path, "--set", "neck.auxiliary=[128, 256, 512]")
+
+    assert result.exit_code == 2
+    assert "--set neck.auxiliary: the artifact's network and training are settled" in result.output

@@ -54,6 +54,7 @@ SETTINGS: Mapping[tuple[str, str], list[dict[str, Any]]] = {
     ("backbone", "timm"): [{"model": "test_resnet"}, {"model": "test_efficientnet", "normalise": False}],
     ("criterion", "yolov7"): [{}, {"focal_gamma": 1.5, "label_smoothing": 0.1}],
     ("criterion", "yolox"): [{}, {"l1": 1.0}],
+    ("ema", "swa"): [{"start": 1}, {"start": 2, "every": 2}],
     ("head", "anchor"): [{}, {"objectness": False}, {"implicit": False}],
     ("head", "decoupled"): [{"width": 8, "depth": 1}, {"width": 8, "depth": 1, "objectness": False}],
     ("head", "distribution"): [{"width": 8}, {"width": 8, "bins": 5, "prior_scale": 2.0}],

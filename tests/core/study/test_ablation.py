@@ -146,7 +146,7 @@ def test_study_that_was_killed_at_any_moments_goes_on_to_the_same_table(study: P
     out, said = study.parent / "killed", study.parent / "killed.txt"
     chance = random.Random(5)  # noqa: S311 - no secret
     moments = [(point, chance.uniform(0, 0.5)) for point in sorted(chance.sample(range(24), 5))]
-    kept = {}
+    kept: dict[Path, int] = {}
 
     for point, later in moments:
         started = warm.start("ablate", study, "-o", out, out=said)

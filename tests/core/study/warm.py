@@ -96,13 +96,13 @@ def become(stdin: int, out: int, *, keep: Any, env: dict[str, str], do: Any) -> 
 
 def main() -> None:
     """Start what each line of the standard input says."""
-    executor.subprocess = SimpleNamespace(  # type: ignore[assignment] # all that is used of it
-        Popen=Copy, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
-    )
+    alike = SimpleNamespace(Popen=Copy, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    vars(executor)["subprocess"] = alike
     # The time of a detector is no matter here.
     work.LONG_ENOUGH = 0.2
-    # Read without a buffer of lines that copies would have, too.
-    while line := sys.stdin.buffer.raw.readline():  # type: ignore[attr-defined] # of a pipe
+    # Without a buffer of lines, which copies would have, too.
+    lines = os.fdopen(0, "rb", buffering=0, closefd=False)
+    while line := lines.readline():
         asked = json.loads(line)
         if "wait" in asked:
             answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])

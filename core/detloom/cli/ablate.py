@@ -9,6 +9,7 @@ from detloom.cli.options import echo_json, json_option, print_report, shown_prog
 
 if TYPE_CHECKING:
     from detloom.study.cells import Cell
+    from detloom.study.ray_executor import RayExecutor
     from detloom.study.settings import Study
 
 __all__ = ["command"]
@@ -24,12 +25,22 @@ ROOT = Path("studies")
     type=click.Path(path_type=Path, file_okay=False),
     help="The study's directory; studies/NAME if not given.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once on this machine.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once on a machine.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who trains: processes of this machine, or a Ray cluster.",
+)
+@click.option("--address", help="Of the Ray cluster, HOST:PORT; the one of this machine if not given.")
 @click.option(
     "--dry-run", is_flag=True, help="Check all cells, and print them with their size and an estimate of time."
 )
 @json_option
-def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json: bool) -> None:
+def command(
+    study: Path, *, out: Path | None, jobs: int, executor: str, address: str | None, dry_run: bool, as_json: bool
+) -> None:
     r"""Train each cell of STUDY, a TOML file, with each seed, and say which differ from the baseline.
 
     The same command goes on with a study that was stopped or killed, and tries failed runs again. What it writes is a
@@ -38,7 +49,10 @@ def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json:
     \b
     detloom ablate study.toml --dry-run
     detloom ablate study.toml --jobs 2
+    detloom ablate study.toml --executor ray --address HOST:PORT
     """
+    if address is not None and executor != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; add --executor ray")
     from detloom.study.settings import load_study
 
     # The form of the study is checked before the slow imports.
@@ -49,6 +63,7 @@ def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json:
     from detloom.study.reporting import as_data
     from detloom.study.writing import write_report
 
+    cluster = _cluster(address or "auto", out, jobs) if executor == "ray" else None
     with shown_progress("checking the cells", is_shown=not as_json) as progress:
         cells = prepare(loaded, progress)
     directory = StudyDirectory(out, loaded.settings.weights)
@@ -61,7 +76,7 @@ def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json:
             click.echo(f"impossible: {cell.name}: {cell.reason}", err=True)
     directory.open(loaded, cells)
     try:
-        run_study(loaded, cells, directory, view=_tell, jobs=jobs)
+        run_study(loaded, cells, directory, view=_tell, jobs=jobs, executor=cluster)
         with shown_progress("comparing", is_shown=not as_json) as progress:
             report = report_of(loaded, cells, directory, progress)
         written = write_report(report, out)
@@ -75,6 +90,12 @@ def command(study: Path, *, out: Path | None, jobs: int, dry_run: bool, as_json:
     if any(run.error for cell, _ in report.cells for run in cell.runs):
         click.echo("some runs failed; the same command tries them again", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _cluster(address: str, shared: Path, jobs: int) -> "RayExecutor":
+    from detloom.study.ray_executor import RayExecutor
+
+    return RayExecutor(address, shared=shared, jobs=jobs)
 
 
 def _tell(text: str, done: int, total: int) -> None:

@@ -1,8 +1,12 @@
-"""Runs that were never trained, with matches of their own: what reports are made of."""
+"""Runs that were never trained, with matches of their own: what reports are made of. Commands that start at once."""
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,44 @@ NUM_IMAGES = 40
 CHECKED = CheckReport("made", 1, (64, 64), (8,), 2000, 1000, 0.5, 0.25, ())
 
 MakeRun = Callable[..., RunResult]
+
+
+class WarmCommands:
+    """Commands whose processes, and those of their runs, need not import anything: see ``warm.py``."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("warm.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+
+    def start(self, *arguments: str | Path, out: Path) -> int:
+        """Start ``detloom ...``; its output goes to a file. Return its process id."""
+        return self._ask(arguments=[str(each) for each in arguments], out=str(out), env=self.environment)
+
+    def wait(self, pid: int) -> int:
+        """Return the exit status of a command; that of a killed one is less than nothing."""
+        return self._ask(wait=pid)
+
+    def _ask(self, **line: Any) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(line).encode() + b"\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmCommands]:
+    """Return what starts commands, on one thread of the processor each."""
+    commands = WarmCommands(
+        {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    )
+    with commands.process:
+        yield commands
 
 
 @pytest.fixture

@@ -1,8 +1,14 @@
-"""A study from end to end: whole, killed and gone on with, changed; and its runs compared."""
+"""A study from end to end: whole, killed and gone on with, changed; and its runs compared.
+
+Most commands here are copies of a process that has imported everything, as are their workers: an import takes far
+longer than a run of these. What is said of killing holds for them as for others. Of processes from nothing are the
+last command of the killed study, and the study that is interrupted.
+"""
 
 import fcntl
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -12,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from detloom.cli import cli
 from detloom.engine.run import read_run
@@ -73,22 +81,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(study: Path) -> Path:
+def whole(study: Path, warm: Any) -> Path:
     """Return the directory of a study that was never stopped."""
-    out = study.parent / "whole"
-    done = subprocess.run(
-        command("ablate", study, "-o", out, "--jobs", "2"),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-        timeout=600,
-    )
+    out, said = study.parent / "whole", study.parent / "said.txt"
     # Some runs fail, as they are meant to.
-    assert done.returncode == 1, done.stderr
-    assert "[6/6]" in done.stderr
-    assert "impossible: odd: " in done.stderr
-    assert "broken, seed 0: " in done.stderr
+    assert warm.wait(warm.start("ablate", study, "-o", out, "--jobs", "2", out=said)) == 1, said.read_text()
+    assert "[6/6]" in said.read_text()
+    assert "impossible: odd: " in said.read_text()
+    assert "broken, seed 0: " in said.read_text()
     return out
 
 
@@ -133,22 +133,32 @@ def test_each_run_is_an_ordinary_one_with_its_seed_and_its_evaluators_ap(whole: 
         assert Matches.read(matches_file(directory, "last")).ap == pytest.approx(last["metrics"]["AP"], abs=1e-6)
 
 
-@pytest.mark.slow
-def test_study_that_was_killed_goes_on_to_the_same_table(study: Path, whole: Path) -> None:
-    out = study.parent / "killed"
-    started = subprocess.Popen(
-        command("ablate", study, "-o", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-    )
-    deadline = time.monotonic() + 300
-    # In the middle of the second run, after a step.
-    while not (out / "cells" / "atss" / "seed-0" / "state.safetensors").exists():
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.01)
-    os.kill(started.pid, signal.SIGKILL)
-    started.wait()
-    first = (out / "cells" / "plain" / "seed-0" / "measured-last.json").stat().st_mtime_ns
+def steps_done(out: Path) -> int:
+    """Return the steps, of the 24 of the runs that do not fail, after which a state was kept."""
+    found = 0
+    for file in out.glob("cells/[ap]*/seed-*/run.json"):
+        found += json.loads(file.read_text())["steps_done"]
+    return found
 
+
+@pytest.mark.slow
+def test_study_that_was_killed_at_any_moments_goes_on_to_the_same_table(study: Path, whole: Path, warm: Any) -> None:
+    out, said = study.parent / "killed", study.parent / "killed.txt"
+    chance = random.Random(5)  # noqa: S311 - no secret
+    moments = [(point, chance.uniform(0, 0.5)) for point in sorted(chance.sample(range(24), 5))]
+    kept: dict[Path, int] = {}
+
+    for point, later in moments:
+        started = warm.start("ablate", study, "-o", out, out=said)
+        deadline = time.monotonic() + 300
+        while steps_done(out) < point:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        # Between two steps, in the middle of one, in an evaluation, or between two runs.
+        time.sleep(later)
+        kept |= {file: file.stat().st_mtime_ns for file in out.glob("cells/*/seed-*/measured-last.json")}
+        os.kill(started, signal.SIGKILL)
+        assert warm.wait(started) == -signal.SIGKILL, said.read_text()
     again = subprocess.run(
         command("ablate", study, "-o", out, "--jobs", "2"),
         capture_output=True,
@@ -160,8 +170,15 @@ def test_study_that_was_killed_goes_on_to_the_same_table(study: Path, whole: Pat
 
     assert again.returncode == 1, again.stderr
     assert lasting(out) == lasting(whole)
+    weights = [path.relative_to(whole) for path in sorted(whole.glob("cells/*/seed-*/last.safetensors"))]
+    assert len(weights) == 4
+    for path in weights:
+        mine, others = load_file(out / path), load_file(whole / path)
+        assert mine.keys() == others.keys()
+        assert all(torch.equal(mine[name], others[name]) for name in mine)
     # What was finished was kept.
-    assert (out / "cells" / "plain" / "seed-0" / "measured-last.json").stat().st_mtime_ns == first
+    assert len(kept) >= 2
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
 @pytest.mark.slow
@@ -224,19 +241,21 @@ def test_runs_compared_by_themselves_differ_as_in_the_study(whole: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_comparing_other_weights_leaves_the_study_as_it_was(study: Path, whole: Path) -> None:
+def test_comparing_other_weights_leaves_the_study_as_it_was(
+    study: Path, whole: Path, warm: Any, tmp_path: Path
+) -> None:
     before = lasting(whole)
     runs = [whole / "cells" / cell / "seed-0" for cell in ("plain", "atss")]
 
     best = run("compare", *runs, "--weights", "best", "--resamples", "100", "--json")
-    again = run("ablate", study, "-o", whole, "--json")
+    again = warm.wait(warm.start("ablate", study, "-o", whole, "--json", out=tmp_path / "said.txt"))
 
     assert best.exit_code == 0, best.output
     for cell, directory in zip(json.loads(best.stdout)["cells"], runs, strict=True):
         epochs = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         ap = max(epochs, key=lambda epoch: epoch["fitness"])["metrics"]["AP"]
         assert cell["AP"]["mean"] == pytest.approx(ap, abs=1e-6)
-    assert again.exit_code == 1
+    assert again == 1
     assert lasting(whole) == before
 
 

@@ -1,5 +1,6 @@
 """Processes of this machine: one that dies harms no other, and none outlives the one that started it."""
 
+import importlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from detloom.errors import PluginError
 from detloom.study.executor import LocalExecutor, Outcome, WorkItem
 
 # Does what its task says, as a worker does, without the time that it takes to import one.
@@ -125,3 +127,16 @@ def test_the_task_of_a_worker_that_is_unknown_fails_with_its_output(tmp_path: Pa
 
     assert found.error.startswith("KeyError: 'recipe'")
     assert json.dumps(found.item.task) == '{"do": "nothing"}'
+
+
+def test_ray_that_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Python takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "detloom.study.ray_executor", raising=False)
+
+    with pytest.raises(PluginError) as caught:
+        importlib.import_module("detloom.study.ray_executor")
+
+    assert str(caught.value) == (
+        "--executor ray needs the package ray, which is not installed: pip install 'detloom[ray]', on every machine"
+    )

@@ -57,7 +57,7 @@ def command(
     overrides: dict[str, Any],
     as_json: bool,
 ) -> None:
-    r"""Draw which priors each assigner takes for each object, with soft labels: a PNG and an HTML page.
+    """Draw which priors each assigner takes for each object, with soft labels: a PNG and an HTML page.
 
     A recipe has weights drawn at random; give an artifact to see what its predictions lead to.
 

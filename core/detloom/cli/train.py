@@ -32,7 +32,7 @@ def command(
     skip_bad: bool,
     as_json: bool,
 ) -> None:
-    r"""Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
+    """Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
 
     \b
     detloom train yolov7-tiny --data data/bccd

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from detloom.cli import cli, main
+from detloom.cli import VERBS, cli, main
 from detloom.scenes import write_scenes
 
 HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
@@ -45,6 +45,21 @@ def test_light_verbs_and_mistakes_in_names_import_no_torch(arguments: list[str])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", [*((verb,) for verb in sorted(VERBS)), ("plugin", "new")])
+def test_help_shows_no_mark_of_click(verb: tuple[str, ...]) -> None:
+    result = run(*verb, "--help")
+
+    assert result.exit_code == 0
+    assert "\\b" not in result.output
+    assert "\b" not in result.output
+
+
+def test_help_gives_each_example_a_line_of_its_own() -> None:
+    lines = [line.strip() for line in run("train", "--help").output.splitlines()]
+
+    assert {"detloom train yolov7-tiny --data data/bccd", "detloom train --resume runs/yolov7-tiny-1"} <= set(lines)
 
 
 def test_check_reports_mistakes_of_all_kinds_together() -> None:

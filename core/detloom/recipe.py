@@ -35,6 +35,7 @@ __all__ = [
     "Recipe",
     "load_recipe",
     "parse_override",
+    "parse_value",
     "plugin_hint",
     "resolve_recipe",
 ]
@@ -237,17 +238,30 @@ def parse_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise RecipeError(f"{OPTION} {text}: write key=value, as in {OPTION} assigner.use=atss")
+    return key, parse_value(value, given=f"{OPTION} {text}", example=f"{OPTION} 'data.image_size=[640, 640]'")
+
+
+def parse_value(text: str, *, given: str, example: str) -> Any:
+    """Return the value of an option: TOML, or else plain text.
+
+    Args:
+        text: The value as it was typed.
+        given: Option and value, for a complaint.
+        example: The same, as it would be right.
+
+    Raises:
+        RecipeError: An array, table or quoted text is broken.
+    """
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        value = value.strip()
+        value = text.strip()
         # Text needs no quotes, but what begins as TOML is meant as TOML.
         if value[:1] in OPENINGS:
             raise RecipeError(
-                f"{OPTION} {text}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in "
-                f"{OPTION} 'data.image_size=[640, 640]'?"
+                f"{given}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in {example}?"
             ) from error
-        return key, value
+        return value
 
 
 def _read(source: str | Path, shop: Workshop) -> Recipe:

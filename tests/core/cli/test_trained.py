@@ -93,6 +93,8 @@ def test_unknown_device_is_refused_by_val_too(tmp_path: Path, device: str) -> No
     assert result.exit_code == 2
     assert f"device '{device}' cannot be used here" in result.output
     assert "At hand are: cpu" in result.output
+    assert "ipu" not in result.output
+    assert "evaluating" not in result.output
 
 
 def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path) -> None:
@@ -102,3 +104,4 @@ def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path)
 
     assert result.exit_code == 2
     assert "the detector has 2 (a, b)" in result.output
+    assert "evaluating" not in result.output

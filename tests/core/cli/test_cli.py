@@ -87,6 +87,14 @@ def test_list_as_json_has_the_documented_keys() -> None:
     assert {"kind": "assigner", "name": "atss"}.items() <= next(row for row in rows if row["name"] == "atss").items()
 
 
+@pytest.mark.parametrize("arguments", [["list", "asigner"], ["info", "asigner", "atss"]])
+def test_misspelt_kind_gets_a_suggestion(arguments: list[str]) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert "no kind is called 'asigner'. Did you mean 'assigner'? Kinds: backbone, neck" in result.output
+
+
 def test_check_as_json_has_the_documented_keys() -> None:
     facts = json.loads(run("check", "yolov7-tiny", "--json").stdout)
 

@@ -305,6 +305,8 @@ def _path_of(source: str | Path, shop: Workshop, extended_by: Path | None) -> Pa
     try:
         return shop.recipe_file(str(source))
     except RecipeError as error:
+        if path.is_dir():
+            return path
         where = f"{extended_by} extends: " if extended_by else ""
         raise RecipeError(f"{where}{error}\n  A recipe of your own is named by its path, ending in .toml.") from error
 
@@ -316,7 +318,15 @@ def _text(path: Path) -> str:
         raise RecipeError(
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: the recipe cannot be read: {reason(error)}; give a TOML file, and save it as UTF-8"
+        ) from error
+    except OSError as error:
+        if path.is_dir():
+            raise RecipeError(
+                f"{path}: this is a folder; give a recipe's file, which ends in .toml, or a bundled name"
+            ) from error
         raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 

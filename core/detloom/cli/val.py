@@ -79,7 +79,10 @@ def command(
         )
         return
     if num_faults:
-        click.echo(f"went on without {num_faults} faulty pictures and boxes", err=True)
+        click.echo(
+            f"went on without {num_faults} faulty {'picture or box' if num_faults == 1 else 'pictures and boxes'}",
+            err=True,
+        )
     click.echo("  ".join(f"{name} {value:.3f}" for name, value in metrics.summary.items()))
     width = max(len(name) for name in metrics.per_class)
     for name, each in metrics.per_class.items():

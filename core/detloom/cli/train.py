@@ -34,6 +34,8 @@ def command(
 ) -> None:
     """Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
 
+    A GPU is used where there is one; ACCELERATE_USE_CPU=true in the environment trains on the CPU.
+
     \b
     detloom train yolov7-tiny --data data/bccd
     detloom train --resume runs/yolov7-tiny-1

@@ -56,6 +56,10 @@ def test_help_shows_no_mark_of_click(verb: tuple[str, ...]) -> None:
     assert "\b" not in result.output
 
 
+def test_help_of_train_says_how_the_device_is_chosen() -> None:
+    assert "ACCELERATE_USE_CPU=true" in run("train", "--help").output
+
+
 def test_help_gives_each_example_a_line_of_its_own() -> None:
     lines = [line.strip() for line in run("train", "--help").output.splitlines()]
 

@@ -71,6 +71,8 @@ def plural(noun: str) -> str:
 
 def reason(error: Exception) -> str:
     """Return why a system or a library refused, in one line; of the system's errors without number and file."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error).splitlines()[0] if str(error) else type(error).__name__

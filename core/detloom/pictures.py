@@ -9,6 +9,7 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,6 +36,9 @@ Rectangle = tuple[float, float, float, float]
 
 # Pixels about the text of a label.
 PAD = 3
+
+# Pixels of a line of a title.
+LINE = 24
 
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (114, 114, 114)
 
@@ -105,11 +109,14 @@ def grid(
     cell: tuple[int, int] = (360, 480),
     gap: int = 8,
 ) -> Picture:
-    """Return several pictures side by side, each fitted into a cell of height and width."""
+    """Return several pictures side by side, each fitted into a cell of height and width.
+
+    A title may have several lines; each is cut at its end where it is too long.
+    """
     columns = columns or max(1, min(len(pictures), round(len(pictures) ** 0.5 + 0.25)))
     rows = max(1, -(-len(pictures) // columns))
     letters = font(15)
-    above = 24 if titles else 0
+    above = LINE * max((title.count("\n") + 1 for title in titles), default=0)
     height, width = cell
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + above + gap) + gap), WHITE)
     canvas = ImageDraw.Draw(sheet)
@@ -117,7 +124,9 @@ def grid(
         left = gap + index % columns * (width + gap)
         top = gap + index // columns * (height + above + gap)
         if index < len(titles):
-            canvas.text((left, top + 2), shortened(titles[index], letters, width), fill=BLACK, font=letters)
+            for line, text in enumerate(titles[index].split("\n")):
+                cut = shortened(text, letters, width, keep="start")
+                canvas.text((left, top + 2 + line * LINE), cut, fill=BLACK, font=letters)
         ratio = min(height / picture.shape[0], width / picture.shape[1])
         size = (max(1, round(picture.shape[1] * ratio)), max(1, round(picture.shape[0] * ratio)))
         image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS)
@@ -224,10 +233,16 @@ def _inside(box: Sequence[float], size: tuple[int, int]) -> Rectangle:
     return x1, y1, max(min(box[2], size[0]) - 1, x1), max(min(box[3], size[1]) - 1, y1)
 
 
-def shortened(text: str, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return a text cut at its start until it fits into a width in pixels."""
+def shortened(
+    text: str,
+    letters: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    width: int,
+    *,
+    keep: Literal["start", "end"] = "end",
+) -> str:
+    """Return a text cut until it fits into a width in pixels; a path says most at its end, a heading at its start."""
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(f"...{text}") > width:
-        text = text[1:]
-    return f"...{text}"
+        text = text[1:] if keep == "end" else text[:-1]
+    return f"...{text}" if keep == "end" else f"{text}..."

@@ -35,6 +35,7 @@ __all__ = [
     "Recipe",
     "load_recipe",
     "parse_override",
+    "parse_value",
     "plugin_hint",
     "resolve_recipe",
 ]
@@ -237,17 +238,30 @@ def parse_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise RecipeError(f"{OPTION} {text}: write key=value, as in {OPTION} assigner.use=atss")
+    return key, parse_value(value, given=f"{OPTION} {text}", example=f"{OPTION} 'data.image_size=[640, 640]'")
+
+
+def parse_value(text: str, *, given: str, example: str) -> Any:
+    """Return the value of an option: TOML, or else plain text.
+
+    Args:
+        text: The value as it was typed.
+        given: Option and value, for a complaint.
+        example: The same, as it would be right.
+
+    Raises:
+        RecipeError: An array, table or quoted text is broken.
+    """
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        value = value.strip()
+        value = text.strip()
         # Text needs no quotes, but what begins as TOML is meant as TOML.
         if value[:1] in OPENINGS:
             raise RecipeError(
-                f"{OPTION} {text}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in "
-                f"{OPTION} 'data.image_size=[640, 640]'?"
+                f"{given}: {value} is not valid TOML: {error}; is it closed, and quoted for the shell, as in {example}?"
             ) from error
-        return key, value
+        return value
 
 
 def _read(source: str | Path, shop: Workshop) -> Recipe:
@@ -291,6 +305,8 @@ def _path_of(source: str | Path, shop: Workshop, extended_by: Path | None) -> Pa
     try:
         return shop.recipe_file(str(source))
     except RecipeError as error:
+        if path.is_dir():
+            return path
         where = f"{extended_by} extends: " if extended_by else ""
         raise RecipeError(f"{where}{error}\n  A recipe of your own is named by its path, ending in .toml.") from error
 
@@ -302,7 +318,15 @@ def _text(path: Path) -> str:
         raise RecipeError(
             f"{path}: there is no such recipe file; `detloom list recipe` shows the bundled ones"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: the recipe cannot be read: {reason(error)}; give a TOML file, and save it as UTF-8"
+        ) from error
+    except OSError as error:
+        if path.is_dir():
+            raise RecipeError(
+                f"{path}: this is a folder; give a recipe's file, which ends in .toml, or a bundled name"
+            ) from error
         raise RecipeError(f"{path}: the recipe cannot be read: {reason(error)}") from error
 
 

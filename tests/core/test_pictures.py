@@ -121,6 +121,26 @@ def test_long_text_is_cut_at_its_start() -> None:
     assert letters.getlength(cut) <= 100
 
 
+def test_heading_is_cut_at_its_end() -> None:
+    letters = font(12)
+
+    cut = shortened("coarse-to-fine (candidates 20)", letters, 100, keep="start")
+
+    assert cut.startswith("coarse-to")
+    assert cut.endswith("...")
+    assert letters.getlength(cut) <= 100
+
+
+def test_each_line_of_a_title_is_cut_for_itself() -> None:
+    long = grid([plain()], titles=[f"{'a' * 99} one\nlead"], cell=(100, 120))
+    other = grid([plain()], titles=[f"{'a' * 99} two\nlead"], cell=(100, 120))
+    under = grid([plain()], titles=[f"{'a' * 99} two\nauxiliary"], cell=(100, 120))
+
+    assert (long == other).all()
+    assert long.shape[0] - grid([plain()], titles=["a"], cell=(100, 120)).shape[0] == 24
+    assert (long != under).any()
+
+
 def test_written_picture_is_the_same(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

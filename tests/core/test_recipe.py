@@ -144,6 +144,35 @@ def test_override_is_toml_or_else_text(text: str, expected: tuple[str, object]) 
     assert parse_override(text) == expected
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00\xff", 'summary = "d\u00e9"'.encode("latin-1")])
+def test_file_that_is_no_text_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+
+    assert str(caught.value) == (
+        f"{path}: the recipe cannot be read: it is not text in UTF-8; give a TOML file, and save it as UTF-8"
+    )
+
+
+@pytest.mark.parametrize("source", [".", "folder", "./folder"])
+def test_folder_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(RecipeError, match="this is a folder; give a recipe's file"):
+        load_recipe(source)
+
+
+def test_folder_does_not_hide_a_bundled_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "yolov7-tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert load_recipe("yolov7-tiny").name == "yolov7-tiny"
+
+
 def test_override_without_equals_says_how_to_write_it() -> None:
     with pytest.raises(RecipeError, match="write key=value"):
         parse_override("train.epochs")

@@ -41,7 +41,7 @@ ROOT = Path("studies")
 def command(
     study: Path, *, out: Path | None, jobs: int, executor: str, address: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    r"""Train each cell of STUDY, a TOML file, with each seed, and say which differ from the baseline.
+    """Train each cell of STUDY, a TOML file, with each seed, and say which differ from the baseline.
 
     The same command goes on with a study that was stopped or killed, and tries failed runs again. What it writes is a
     table, Markdown, CSV, JSON, plots, and an HTML page that needs nothing else.

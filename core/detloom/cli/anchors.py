@@ -49,7 +49,7 @@ def command(
     skip_bad: bool,
     as_json: bool,
 ) -> None:
-    r"""Search anchors for the training boxes of a data set, in the place of RECIPE's.
+    """Search anchors for the training boxes of a data set, in the place of RECIPE's.
 
     The method is that of the recipe's [anchors], or of --set anchors.use=NAME; otherwise all are tried and the anchors
     with the highest fitness are taken. With --out, a recipe is written that extends RECIPE with them.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 ARTIFACT = ".safetensors"
+EXAMPLE = '{ use = "atss", candidates = 9 }'
 
 
 @click.command(name="assign")
@@ -57,7 +58,7 @@ def command(
     overrides: dict[str, Any],
     as_json: bool,
 ) -> None:
-    r"""Draw which priors each assigner takes for each object, with soft labels: a PNG and an HTML page.
+    """Draw which priors each assigner takes for each object, with soft labels: a PNG and an HTML page.
 
     A recipe has weights drawn at random; give an artifact to see what its predictions lead to.
 
@@ -95,14 +96,12 @@ def command(
 
 
 def _table(text: str) -> Mapping[str, Any]:
-    from detloom.recipe import USE, parse_override
+    from detloom.recipe import USE, parse_value
 
-    _, value = parse_override(f"assigner={text}")
+    value = parse_value(text, given="--assigner", example=f"--assigner '{EXAMPLE}'")
     table = {USE: value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or USE not in table:
-        raise RecipeError(
-            f"--assigner {text}: give a name, as atss, or a table, as '{{ use = \"atss\", candidates = 9 }}'"
-        )
+        raise RecipeError(f"--assigner {text}: give a name, as atss, or a table, as '{EXAMPLE}'")
     return table
 
 

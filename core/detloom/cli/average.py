@@ -45,7 +45,7 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    r"""Average the weights of ARTIFACTS: epochs of one run, or runs that had one start.
+    """Average the weights of ARTIFACTS: epochs of one run, or runs that had one start.
 
     With --data, batch norm statistics are computed over its training pictures, and the average is measured on its
     validation split.

@@ -37,7 +37,7 @@ def command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Compare RUNs: difference in AP to the first, with an interval by the paired bootstrap over pictures and seeds.
+    """Compare RUNs: difference in AP to the first, with an interval by the paired bootstrap over pictures and seeds.
 
     Runs whose recipes differ in the seed alone are one group. NAME=RUN says to which group a run belongs. The first
     group is the baseline. All must have one validation split.

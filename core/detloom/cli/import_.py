@@ -33,7 +33,7 @@ def command(
     plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    r"""Turn CHECKPOINT, a file of torch.save or of safetensors, into an artifact.
+    """Turn CHECKPOINT, a file of torch.save or of safetensors, into an artifact.
 
     Nothing in the file is executed. Every tensor is used exactly once, or nothing is written and what is left over
     on both sides is listed.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from detloom.catalogue import RECIPE
-from detloom.cli.list import KINDS
+from detloom.cli.list import KindChoice
 from detloom.cli.options import echo_json, json_option, plugin_option
 from detloom.kinds import Kind
 from detloom.settings import setting_types
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 
 @click.command(name="info")
-@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
+@click.argument("kind", type=KindChoice(), metavar="KIND")
 @click.argument("name")
 @plugin_option
 @json_option

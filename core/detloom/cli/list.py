@@ -1,22 +1,43 @@
 """``detloom list``: what there is, read from catalogues alone."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from detloom.catalogue import RECIPE
 from detloom.cli.options import echo_json, json_option
+from detloom.errors import suggest
 from detloom.kinds import Kind
 from detloom.workshop import workshop
 
-__all__ = ["command"]
+__all__ = ["KINDS", "KindChoice", "command"]
 
 KINDS = (*(str(kind) for kind in Kind), RECIPE)
 KEYS = ("kind", "name", "summary", "reference", "plugin")
 
+if TYPE_CHECKING:
+    Choice = click.Choice[str]
+else:
+    # Not generic in click 8.1.
+    Choice = click.Choice
+
+
+class KindChoice(Choice):
+    """One of ``KINDS``; a word that is none gets a suggestion."""
+
+    def __init__(self) -> None:
+        super().__init__(KINDS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the kind, or refuse the word."""
+        if value not in KINDS:
+            self.fail(f"no kind is called '{value}'.{suggest(value, KINDS)} Kinds: {', '.join(KINDS)}.", param, ctx)
+        return str(value)
+
 
 @click.command(name="list")
-@click.argument("kind", required=False, type=click.Choice(KINDS), metavar="[KIND]")
+@click.argument("kind", required=False, type=KindChoice(), metavar="[KIND]")
 @json_option
 def command(kind: str | None, *, as_json: bool) -> None:
     """List components and recipes, of one KIND or of all.

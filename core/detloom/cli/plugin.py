@@ -26,7 +26,7 @@ def command() -> None:
 )
 @json_option
 def new(name: str, kind: str, into: Path, *, as_json: bool) -> None:
-    r"""Write NAME, a distribution with one small component of a KIND that works, and its tests.
+    """Write NAME, a distribution with one small component of a KIND that works, and its tests.
 
     \b
     detloom plugin new detloom-centre-assigner --kind assigner

@@ -32,7 +32,9 @@ def command(
     skip_bad: bool,
     as_json: bool,
 ) -> None:
-    r"""Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
+    """Train RECIPE (a bundled name or a path) on a data set, or go on with a run.
+
+    A GPU is used where there is one; ACCELERATE_USE_CPU=true in the environment trains on the CPU.
 
     \b
     detloom train yolov7-tiny --data data/bccd

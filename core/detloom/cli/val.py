@@ -51,13 +51,17 @@ def command(
     from detloom.artifacts import load_artifact
     from detloom.data.faults import refuse_faults
     from detloom.data.splits import open_split
-    from detloom.engine.evaluate import evaluate
+    from detloom.engine.evaluate import evaluate, labels_in
+    from detloom.engine.predict import check_device
     from detloom.recipe import load_recipe
 
+    if device is not None:
+        check_device(device)
     detector = load_artifact(artifact, plugins=plugins)
     assert detector.recipe is not None  # noqa: S101 - an artifact has one
     recipe = load_recipe(detector.recipe, overrides)
     annotations = open_split(data, split or recipe.data.val, recipe.tables.get("dataset"))
+    labels_in(annotations, detector.names)
     num_faults = refuse_faults((annotations,), skip_bad=skip_bad or recipe.data.skip_bad)
     with shown_progress(f"evaluating {len(annotations.images)} pictures", is_shown=not as_json) as progress:
         metrics = evaluate(
@@ -75,7 +79,10 @@ def command(
         )
         return
     if num_faults:
-        click.echo(f"went on without {num_faults} faulty pictures and boxes", err=True)
+        click.echo(
+            f"went on without {num_faults} faulty {'picture or box' if num_faults == 1 else 'pictures and boxes'}",
+            err=True,
+        )
     click.echo("  ".join(f"{name} {value:.3f}" for name, value in metrics.summary.items()))
     width = max(len(name) for name in metrics.per_class)
     for name, each in metrics.per_class.items():

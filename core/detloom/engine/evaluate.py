@@ -28,7 +28,7 @@ from detloom.workshop import workshop
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_evaluator", "detect_split", "evaluate"]
+__all__ = ["build_evaluator", "detect_split", "evaluate", "labels_in"]
 
 Progress = Callable[[int, int], None]
 
@@ -76,7 +76,7 @@ def evaluate(
     recipe = recipe or model.recipe
     if recipe is None:
         raise RecipeError("evaluate: this detector has no recipe; give one, for the size of pictures and thresholds")
-    _labels_in(annotations, model.names)
+    labels_in(annotations, model.names)
     evaluator = evaluator or build_evaluator(recipe, annotations)
     found = detect_split(
         model,
@@ -119,7 +119,7 @@ def detect_split(
     if device is not None:
         check_device(device)
     settings, data = recipe.predict, recipe.data
-    label_C = _labels_in(annotations, detector.names)
+    label_C = labels_in(annotations, detector.names)
     loader = Loader(
         annotations,
         image_size=data.image_size if image_size is None else image_size,
@@ -176,8 +176,12 @@ def _narrowed(detector: "Detector | nn.Module") -> Detector:
     return detector
 
 
-def _labels_in(annotations: Annotations, names: tuple[str, ...]) -> Tensor | None:
-    """Return the label that each of a detector's classes has in a split; None where labels are the same."""
+def labels_in(annotations: Annotations, names: tuple[str, ...]) -> Tensor | None:
+    """Return the label that each of a detector's classes has in a split; None where labels are the same.
+
+    Raises:
+        DataError: The classes differ in more than their order.
+    """
     known = annotations.names
     # A detector that was assembled without names has numbers for them.
     is_unnamed = names == tuple(map(str, range(len(known))))

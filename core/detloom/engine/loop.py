@@ -161,6 +161,8 @@ class Training:
                     run.write_records()
                     self._view.started(run)
                     self._hooks.run_started(run=run)
+                if self._position.epoch >= settings.epochs:
+                    self._say_that_it_is_finished()
                 while self._position.epoch < settings.epochs and not (self._position.is_stopped or self._wants_out):
                     self._epoch()
                 is_done = self._position.epoch >= settings.epochs
@@ -358,6 +360,15 @@ class Training:
 
     def _where(self) -> str:
         return f"epoch {self._position.epoch + 1}, step {self._position.step}"
+
+    def _say_that_it_is_finished(self) -> None:
+        run = self._run
+        self._view.said(
+            f"{run.directory}: this run is finished: all of its {run.epochs} epochs are done\n"
+            "  To train longer, begin a new one with its weights: "
+            f"detloom train {run.directory / 'recipe.toml'} --data {run.data} --set train.init_from={run.last} "
+            "--set train.epochs=NUMBER"
+        )
 
     def _say_the_end(self) -> None:
         run = self._run

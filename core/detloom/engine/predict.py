@@ -227,16 +227,20 @@ def check_device(device: torch.device | str) -> None:
     Raises:
         RecipeError: There is no such device; says which there are.
     """
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    at_hand = f"At hand are: {', '.join(['cpu', *found])}."
     try:
-        torch.empty(0, device=device)
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        # torch's own words list every kind of device that there is anywhere.
+        raise RecipeError(f"device {str(device)!r} cannot be used here: that names no device\n  {at_hand}") from error
+    try:
+        torch.empty(0, device=wanted)
     # torch says AssertionError where it was built without a kind of device.
     except (RuntimeError, AssertionError) as error:
-        found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        found += ["mps"] if torch.backends.mps.is_available() else []
         reason = str(error).splitlines()[0]
-        raise RecipeError(
-            f"device {str(device)!r} cannot be used here: {reason}\n  At hand are: {', '.join(['cpu', *found])}."
-        ) from error
+        raise RecipeError(f"device {str(device)!r} cannot be used here: {reason}\n  {at_hand}") from error
 
 
 def write_predictions(

@@ -29,7 +29,7 @@ def sheet(explained: Explained) -> Picture:
         for stride in explained.strides:
             matches = [match for match in method.matches if match.stride == stride]
             panels.append(_panel(explained, matches, stride))
-            titles.append(f"{method.title}, {method.role}, stride {stride}: {_counted(matches, method)}")
+            titles.append(f"{method.title}\n{method.role}, stride {stride}: {_counted(matches, method)}")
     return grid(panels, titles=titles, columns=len(explained.strides), cell=(PANEL, PANEL))
 
 

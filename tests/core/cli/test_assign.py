@@ -51,6 +51,14 @@ def test_assigner_that_is_not_there_gets_a_suggestion(data: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_broken_table_is_refused_under_the_option_that_was_typed(data: Path) -> None:
+    result = run("assign", "yolov7-tiny", "--data", data, "--assigner", '{ use = "atss", ', *SMALL)
+
+    assert result.exit_code == 2
+    assert '--assigner: { use = "atss", is not valid TOML' in result.output
+    assert "--set" not in result.output
+
+
 def test_table_without_a_name_is_refused(data: Path) -> None:
     result = run("assign", "yolov7-tiny", "--data", data, "--assigner", "{ candidates = 9 }", *SMALL)
 

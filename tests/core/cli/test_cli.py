@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from detloom.cli import cli, main
+from detloom.cli import VERBS, cli, main
 from detloom.scenes import write_scenes
 
 HEAVY = "{'torch', 'timm', 'albumentations', 'cv2', 'pycocotools', 'numpy'}"
@@ -47,6 +47,25 @@ def test_light_verbs_and_mistakes_in_names_import_no_torch(arguments: list[str])
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("verb", [*((verb,) for verb in sorted(VERBS)), ("plugin", "new")])
+def test_help_shows_no_mark_of_click(verb: tuple[str, ...]) -> None:
+    result = run(*verb, "--help")
+
+    assert result.exit_code == 0
+    assert "\\b" not in result.output
+    assert "\b" not in result.output
+
+
+def test_help_of_train_says_how_the_device_is_chosen() -> None:
+    assert "ACCELERATE_USE_CPU=true" in run("train", "--help").output
+
+
+def test_help_gives_each_example_a_line_of_its_own() -> None:
+    lines = [line.strip() for line in run("train", "--help").output.splitlines()]
+
+    assert {"detloom train yolov7-tiny --data data/bccd", "detloom train --resume runs/yolov7-tiny-1"} <= set(lines)
+
+
 def test_check_reports_mistakes_of_all_kinds_together() -> None:
     wrong = ("assigner.use=atts", "train.optimizer=adamz", "train.init_from=none.safetensors", "criterion.bux=1")
 
@@ -70,6 +89,14 @@ def test_list_as_json_has_the_documented_keys() -> None:
 
     assert all(set(row) == {"kind", "name", "summary", "reference", "plugin"} for row in rows)
     assert {"kind": "assigner", "name": "atss"}.items() <= next(row for row in rows if row["name"] == "atss").items()
+
+
+@pytest.mark.parametrize("arguments", [["list", "asigner"], ["info", "asigner", "atss"]])
+def test_misspelt_kind_gets_a_suggestion(arguments: list[str]) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert "no kind is called 'asigner'. Did you mean 'assigner'? Kinds: backbone, neck" in result.output
 
 
 def test_check_as_json_has_the_documented_keys() -> None:

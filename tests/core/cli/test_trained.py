@@ -80,19 +80,38 @@ def test_unknown_device_is_refused(artifact: Path, picture: Path) -> None:
     assert "device 'cuda:99' cannot be used here" in result.output
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_unknown_device_is_refused_by_val_too(tmp_path: Path, device: str) -> None:
-    scenes = write_scenes(tmp_path / "scenes", train=1, val=1)
-    named = tmp_path / "named.safetensors"
+def written_for(scenes: Path, named: Path) -> Path:
     recipe = load_recipe("yolov7-tiny", {"data.image_size": 64})
     names = open_split(scenes, "val").names
     save_artifact(named, assemble(recipe, names=names), recipe=recipe, names=names)
+    return named
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 faulty picture or box"), (2, "2 faulty pictures and boxes")])
+def test_val_counts_what_it_went_on_without(tmp_path: Path, count: int, words: str) -> None:
+    scenes = write_scenes(tmp_path / "scenes", train=1, val=3)
+    named = written_for(scenes, tmp_path / "named.safetensors")
+    for record in open_split(scenes, "val").images[:count]:
+        record.path.write_bytes(b"nothing")
+
+    result = run("val", named, "--data", scenes, "--skip-bad")
+
+    assert result.exit_code == 0, result.output
+    assert f"went on without {words}\n" in result.output
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_unknown_device_is_refused_by_val_too(tmp_path: Path, device: str) -> None:
+    scenes = write_scenes(tmp_path / "scenes", train=1, val=1)
+    named = written_for(scenes, tmp_path / "named.safetensors")
 
     result = run("val", named, "--data", scenes, "--device", device)
 
     assert result.exit_code == 2
     assert f"device '{device}' cannot be used here" in result.output
     assert "At hand are: cpu" in result.output
+    assert "ipu" not in result.output
+    assert "evaluating" not in result.output
 
 
 def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path) -> None:
@@ -102,3 +121,4 @@ def test_classes_of_another_data_set_are_refused(artifact: Path, tmp_path: Path)
 
     assert result.exit_code == 2
     assert "the detector has 2 (a, b)" in result.output
+    assert "evaluating" not in result.output

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detloom.durable import read_tensors
+from detloom.engine.progress import SilentView
 from detloom.engine.run import Run
 from detloom.errors import ArtifactError, PluginError, RecipeError, TrainingError
 from detloom.hookspecs import hookimpl
@@ -323,6 +324,26 @@ def test_best_artifact_is_of_a_recorded_epoch_though_epochs_do_not_repeat(stand_
 
     assert [record.epoch for record in run.history] == [1, 2, 3, 4]
     assert json.loads(read_tensors(run.best)[1]["extra"])["metrics"] == run.metrics
+
+
+def test_finished_run_says_so_and_how_to_train_longer(stand_in: ModuleType, tmp_path: Path) -> None:
+    class Listener(SilentView):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def said(self, text: str) -> None:
+            self.heard.append(text)
+
+    first, second = Listener(), Listener()
+    stand_in.begin(tmp_path / "run", view=first)[0].train()
+
+    resumed, run = stand_in.begin(tmp_path / "run", resume=True, view=second)
+    resumed.train()
+
+    assert run.status == "finished"
+    assert first.heard == []
+    assert "this run is finished: all of its 3 epochs are done" in second.heard[0]
+    assert f"--set train.init_from={run.last} --set train.epochs=NUMBER" in second.heard[0]
 
 
 def test_process_that_died_between_state_and_artifacts_has_them_after_it_resumed(

@@ -377,6 +377,22 @@ def test_names_can_be_given(tiny: Any, tmp_path: Path) -> None:
     assert load_artifact(out).names == ("cat", "dog")
 
 
+def test_a_file_that_exists_is_left_alone_unless_forced(tiny_state: State, tmp_path: Path) -> None:
+    path, out = tmp_path / "weights.pt", tmp_path / "weights.safetensors"
+    torch.save(tiny_state, path)
+    out.write_text("mine")
+    arguments = ["import", str(path), "--recipe", "yolov7-tiny"]
+
+    refused = CliRunner().invoke(cli, arguments)
+
+    assert refused.exit_code == 2
+    assert f"{out}: there is a file of that name; --force takes its place" in refused.output
+    assert out.read_text() == "mine"
+    forced = CliRunner().invoke(cli, [*arguments, "--force"])
+    assert forced.exit_code == 0, forced.output
+    assert load_artifact(out).names[79] == "79"
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_state_dict_is_taken_when_its_recipe_is_named(prefix: str, tiny_state: State, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"

@@ -98,8 +98,8 @@ def _opened(
         detector = load_artifact(source, plugins=plugins)
     elif needs_weights:
         raise ArtifactError(
-            f"{source}: only an artifact has weights to fold, a file that ends in {ARTIFACT}; "
-            "`detloom fuse --plan` describes the folds of a recipe"
+            f"{source}: only an artifact has weights to fold, a file that ends in {ARTIFACT}, such as "
+            f"RUN/best{ARTIFACT}; `detloom fuse --plan` describes the folds of a recipe"
         )
     else:
         with shapes_only():

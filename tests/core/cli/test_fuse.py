@@ -119,6 +119,7 @@ def test_recipe_without_weights_is_refused() -> None:
 
     assert result.exit_code == 2
     assert "only an artifact has weights to fold" in result.output
+    assert "such as RUN/best.safetensors" in result.output
 
 
 def test_folded_artifact_is_not_folded_again(artifact: Path, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def command(
 
     for path in plugins:
         workshop().load_file(path)
-    imported = import_checkpoint(checkpoint, recipe=recipe, names=_read_names(names), overrides=overrides)
+    imported = import_checkpoint(
+        checkpoint, recipe=recipe, names=_read_names(names), names_file=names, overrides=overrides
+    )
     detector = imported.detector
     origin = {"file": checkpoint.name, "importer": imported.importer, "part": imported.part}
     save_artifact(out, detector, recipe=imported.recipe, names=detector.names, extra={"imported": origin})

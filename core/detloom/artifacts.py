@@ -7,6 +7,7 @@ The metadata holds ``format`` (this layout's number), ``recipe`` (TOML, resolved
 ``components`` the digest. Nothing in an artifact is executed, and no file that it names is.
 """
 
+import codecs
 import importlib.metadata
 import json
 import re
@@ -35,6 +36,8 @@ __all__ = ["Artifact", "Transfer", "load_artifact", "read_artifact", "save_artif
 
 FORMAT = "1"
 SHOWN = 5
+# How many bytes tell text from other files.
+TEXT = 256
 DISTRIBUTION = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.!+]*")
 
 
@@ -141,7 +144,7 @@ def read_artifact(path: Path | str) -> Artifact:
             f"{path}: this is a recipe, and an artifact with trained weights is needed, "
             "such as the best.safetensors of a run; `detloom train` makes one"
         )
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = _read_whole(path)
     if "recipe" not in metadata or "names" not in metadata:
         raise ArtifactError(
             f"{path}: this safetensors file carries no recipe, so it is no artifact of detloom; "
@@ -171,6 +174,36 @@ def read_artifact(path: Path | str) -> Artifact:
             "artifact of the same run, or train again with a lower [train] learning_rate"
         )
     return Artifact(path, tensors, recipe, tuple(names), components, extra, tuple(folded))
+
+
+def _read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata, and say of a file that has none what it is, or where there may be another."""
+    try:
+        return read_tensors(path)
+    except ArtifactError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        wanted = "an artifact with trained weights is needed, such as RUN/best.safetensors, which `detloom train` makes"
+        if path.suffix == ".toml":
+            raise ArtifactError(f"{path}: this is a recipe, and {wanted}") from error
+        if _is_text(path):
+            raise ArtifactError(f"{path}: this is a text file, perhaps a recipe, and {wanted}") from error
+        other = "best.safetensors" if path.name == "last.safetensors" else "last.safetensors"
+        raise ArtifactError(
+            f"{error}\n  If it was cut short, take another copy of it, or the {other} of the run that it is of."
+        ) from error
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether a file begins as text; that of safetensors begins with a length, which has zeros."""
+    with path.open("rb") as file:
+        start = file.read(TEXT)
+    try:
+        # Piecewise, for the last letter may be half there.
+        letters = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return bool(letters) and all(each.isprintable() or each.isspace() for each in letters)
 
 
 def load_artifact(path: Path | str, *, plugins: Sequence[str | Path] = (), shop: Workshop | None = None) -> Detector:

@@ -242,8 +242,8 @@ def _class_count(recipe: Recipe, num_classes: int | None, names: Sequence[str] |
     given = len(names) if names else num_classes
     if stated is not None and given is not None and stated != given:
         raise RecipeError(
-            f"{recipe.where(Kind.HEAD)}: num_classes is {stated}, but the data or the caller has {given} classes; "
-            "leave num_classes out to take the data's"
+            f"{recipe.where(Kind.HEAD, 'num_classes')}: num_classes is {stated}, but the data or the caller has "
+            f"{given} classes; leave num_classes out to take the data's"
         )
     return int(stated or given or DEFAULT_CLASSES)
 

@@ -5,7 +5,7 @@ tensor of the file and every tensor of the recipe's network is used exactly once
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def import_checkpoint(
     *,
     recipe: str | Path | Recipe | None = None,
     names: Sequence[str] | None = None,
+    names_file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     shop: Workshop | None = None,
 ) -> Imported:
@@ -66,6 +67,7 @@ def import_checkpoint(
         path: A file of torch.save or of safetensors.
         recipe: What it holds the weights of; found among the recipes of the catalogues when not given.
         names: Class names by index; those of the checkpoint when not given.
+        names_file: Where ``names`` were read, to be told in complaints.
         overrides: Values of the recipe by dotted key.
         shop: Where components are looked up; the environment's workshop when not given.
 
@@ -78,9 +80,11 @@ def import_checkpoint(
     name, importer = _importer_of(checkpoint, shop)
     found = importer.class_names(checkpoint)
     if names is not None and found is not None and len(names) != len(found):
-        raise ArtifactError(f"{path}: the checkpoint has {len(found)} classes, but {len(names)} names were given")
+        raise _other_count(path, len(found), names, names_file)
     attempt = _Attempt(checkpoint, importer, names or found, dict(overrides or {}), shop)
     fit = attempt.fit(recipe) if recipe is not None else _best(attempt, shop)
+    if fit.num_classes is not None and names is not None:
+        raise _other_count(path, fit.num_classes, names, names_file)
     if fit.faults:
         raise ArtifactError(
             f"{path}: the checkpoint does not fit the recipe '{fit.recipe.name}':\n{fit.report()}\n"
@@ -91,6 +95,14 @@ def import_checkpoint(
     state = {mine: checkpoint.tensors[theirs].reshape(own[mine].shape) for theirs, mine in fit.mapping.items() if mine}
     detector.load_state_dict(state)
     return Imported(detector.eval(), fit.recipe, name, checkpoint.part, len(fit.mapping), fit.settings)
+
+
+def _other_count(path: Path | str, count: int, names: Sequence[str], names_file: Path | None) -> ArtifactError:
+    given = "1 name" if len(names) == 1 else f"{len(names)} names"
+    return ArtifactError(
+        f"{path}: the checkpoint has {count} classes, but {names_file or 'the argument names'} has {given}; "
+        "give one for each class, in the order of the training"
+    )
 
 
 def _importer_of(checkpoint: ForeignCheckpoint, shop: Workshop) -> tuple[str, Importer]:
@@ -117,6 +129,7 @@ class _Fit:
         left: Names of the file that the recipe has no place for.
         missing: Names of the recipe's network that the file has nothing for.
         differences: What both have, but differently.
+        num_classes: How many classes the file has, where that alone differs from the names'.
     """
 
     recipe: Recipe
@@ -125,6 +138,7 @@ class _Fit:
     left: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    num_classes: int | None = None
 
     @property
     def faults(self) -> int:
@@ -167,9 +181,13 @@ class _Attempt:
         settings = dict(self.importer.overrides(self.checkpoint, given))
         fit = self._tried(given, settings)
         # Another count of classes changes shapes, not names.
-        may_differ_in_classes = fit.differences and not fit.left and not fit.missing and self.names is None
+        may_differ_in_classes = fit.differences and not fit.left and not fit.missing
         count = self._num_classes(fit) if may_differ_in_classes else None
-        return fit if count is None else self._tried(given, settings, {"head.num_classes": count})
+        if count is None:
+            return fit
+        if self.names is None:
+            return self._tried(given, settings, {"head.num_classes": count})
+        return fit if replace(self, names=None).fit(source).faults else replace(fit, num_classes=count)
 
     def _tried(self, given: Recipe, settings: Mapping[str, Any], counted: Mapping[str, Any] | None = None) -> _Fit:
         origin, counted = self.checkpoint.path.name, counted or {}
@@ -237,7 +255,7 @@ class _Attempt:
 
 
 def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
-    """Return how the checkpoint fits the recipe that it fits best.
+    """Return how the checkpoint fits the recipe that it fits best, wholly or but for the count of classes.
 
     Raises:
         ArtifactError: It fits none, or networks that do not compute the same.
@@ -250,6 +268,8 @@ def _best(attempt: _Attempt, shop: Workshop) -> _Fit:
             refused.setdefault(str(error), []).append(source)
     whole = [fit for fit in fits if not fit.faults]
     if not whole:
+        if other_count := next((fit for fit in fits if fit.num_classes is not None), None):
+            return other_count
         nearest = min(fits, key=lambda fit: fit.faults, default=None)
         detail = (
             _reasons(refused) if nearest is None else f"the nearest is '{nearest.recipe.name}':\n{nearest.report()}"

@@ -168,6 +168,34 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
         load_artifact(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("my.toml", "this is a recipe, and an artifact with trained weights is needed, such as RUN/best.safetensors"),
+        ("my.recipe", "this is a text file, perhaps a recipe, and an artifact"),
+    ],
+)
+def test_file_of_a_recipe_in_place_of_an_artifact_is_told_so(tmp_path: Path, name: str, complaint: str) -> None:
+    # The 256th byte, where reading ends, halves a letter.
+    (tmp_path / name).write_text('extends = "demo"\n#'.ljust(255) + "äöü\n", encoding="utf-8")
+
+    with pytest.raises(ArtifactError, match=complaint) as caught:
+        load_artifact(tmp_path / name)
+
+    assert "bytes of header" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "other"), [("best", "last"), ("last", "best"), ("soup", "last")])
+def test_artifact_that_was_cut_short_has_a_next_step(artifact: Path, tmp_path: Path, name: str, other: str) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    path.write_bytes(artifact.read_bytes()[:-8])
+
+    with pytest.raises(ArtifactError, match="no whole safetensors file") as caught:
+        load_artifact(path)
+
+    assert f"take another copy of it, or the {other}.safetensors of the run" in str(caught.value)
+
+
 def test_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no such file"):
         load_artifact(tmp_path / "model.safetensors")

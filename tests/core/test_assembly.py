@@ -136,7 +136,9 @@ def test_counts_of_tiny_are_those_published() -> None:
 def test_class_count_follows_names_and_recipe() -> None:
     assert assemble("yolov7-tiny", {"head.num_classes": 3}).head.num_classes == 3
     assert assemble("yolov7-tiny", names=["a", "b"]).names == ("a", "b")
-    with pytest.raises(RecipeError, match=r"num_classes is 3, but the data or the caller has 2 classes"):
+    with pytest.raises(
+        RecipeError, match=r"^overrides \[head\]: num_classes is 3, but the data or the caller has 2 classes"
+    ):
         assemble("yolov7-tiny", {"head.num_classes": 3}, names=["a", "b"])
 
 

@@ -377,6 +377,53 @@ def test_names_can_be_given(tiny: Any, tmp_path: Path) -> None:
     assert load_artifact(out).names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("form", ["tensors", "own names", "whole"])
+def test_names_of_another_count_are_told_with_their_file(
+    form: str, tiny_state: State, tiny_file: Path, tmp_path: Path
+) -> None:
+    path, names, count = tmp_path / "weights.pt", tmp_path / "names.txt", 80
+    names.write_text("cat\ndog\n", encoding="utf-8")
+    if form == "tensors":
+        torch.save(tiny_state, path)
+    elif form == "own names":
+        torch.save(assemble("yolov7-tiny", num_classes=3).state_dict(), path)
+        count = 3
+    else:
+        path = tiny_file
+    out = tmp_path / "out.safetensors"
+    arguments = ["import", str(path), "-o", str(out), "--recipe", "yolov7-tiny", "--names", str(names)]
+
+    result = CliRunner().invoke(cli, arguments)
+
+    assert result.exit_code == 2
+    assert f"{path}: the checkpoint has {count} classes, but {names} has 2 names; give one" in result.output
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_names_of_another_count_are_told_where_no_recipe_is_named(tiny_state: State, tmp_path: Path) -> None:
+    torch.save(tiny_state, tmp_path / "weights.pt")
+
+    with pytest.raises(ArtifactError, match="has 80 classes, but the argument names has 1 name; give one"):
+        import_checkpoint(tmp_path / "weights.pt", names=["cat"])
+
+
+def test_a_file_that_exists_is_left_alone_unless_forced(tiny_state: State, tmp_path: Path) -> None:
+    path, out = tmp_path / "weights.pt", tmp_path / "weights.safetensors"
+    torch.save(tiny_state, path)
+    out.write_text("mine")
+    arguments = ["import", str(path), "--recipe", "yolov7-tiny"]
+
+    refused = CliRunner().invoke(cli, arguments)
+
+    assert refused.exit_code == 2
+    assert f"{out}: there is a file of that name; --force takes its place" in refused.output
+    assert out.read_text() == "mine"
+    forced = CliRunner().invoke(cli, [*arguments, "--force"])
+    assert forced.exit_code == 0, forced.output
+    assert load_artifact(out).names[79] == "79"
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_state_dict_is_taken_when_its_recipe_is_named(prefix: str, tiny_state: State, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
+from detloom.cli.options import (
+    complete_recipe,
+    echo_json,
+    force_option,
+    json_option,
+    plugin_option,
+    refuse_existing,
+    set_option,
+)
 from detloom.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ __all__ = ["command"]
     "--image-size", type=click.IntRange(1), help="Side of the canvas; the recipe's data.image_size if not given."
 )
 @click.option("--seed", type=click.IntRange(0), help="Of the search; the recipe's train.seed if not given.")
-@click.option("--force", is_flag=True, help="Let --out take the place of a file that exists.")
+@force_option
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
 @plugin_option
 @set_option
@@ -62,7 +70,8 @@ def command(
     if image_size is not None:
         overrides = {**overrides, "data.image_size": image_size}
     resolved = load_recipe(recipe, overrides, plugins=plugins)
-    _refuse(out, recipe, force=force)
+    _refuse_itself(out, recipe)
+    refuse_existing(out, force=force)
     from detloom.assembly import check
     from detloom.engine.anchoring import flat_anchors, head_anchors, propose
     from detloom.ops.anchors import THRESHOLD, anchor_fit
@@ -105,14 +114,10 @@ def command(
     click.echo(f"wrote {out}\nnext: detloom train {out} --data {data}" if out else "--out writes a recipe with them")
 
 
-def _refuse(out: Path | None, recipe: str, *, force: bool) -> None:
-    """Refuse to write over the recipe itself, and unless forced over any file."""
-    if out is None or not out.exists():
-        return
-    if Path(recipe).exists() and out.samefile(recipe):
+def _refuse_itself(out: Path | None, recipe: str) -> None:
+    """Refuse to write over the recipe that is extended."""
+    if out is not None and out.exists() and Path(recipe).exists() and out.samefile(recipe):
         raise RecipeError(f"{out}: the new recipe extends this one, and cannot take its place; give --out another name")
-    if not force:
-        raise RecipeError(f"{out}: there is a file of that name; --force takes its place, or give --out another name")
 
 
 def _searches(recipe: "Recipe") -> "dict[str, AnchorSearch]":

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, refuse_fixed_settings, set_option, shown_progress
+from detloom.cli.options import (
+    echo_json,
+    force_option,
+    json_option,
+    refuse_existing,
+    refuse_fixed_settings,
+    set_option,
+    shown_progress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +39,7 @@ __all__ = ["command"]
 )
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
 @click.option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps; cpu if not given.")
+@force_option
 @set_option
 @json_option
 def command(
@@ -43,6 +52,7 @@ def command(
     recalibrate: bool | None,
     skip_bad: bool,
     device: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Average the weights of ARTIFACTS: epochs of one run, or runs that had one start.
@@ -54,6 +64,9 @@ def command(
     detloom average a/best.safetensors b/best.safetensors -o soup.safetensors --data data/bccd
     """
     refuse_fixed_settings(overrides)
+    # A part's place is not taken by force: the average itself says so.
+    is_part = out.resolve() in {path.resolve() for path in artifacts}
+    refuse_existing(out, force=force or is_part)
     if skip_bad:
         overrides = {**overrides, "data.skip_bad": True}
     from detloom.engine.averaging import average

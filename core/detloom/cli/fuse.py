@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, plugin_option
+from detloom.cli.options import echo_json, force_option, json_option, plugin_option, refuse_existing
 from detloom.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ WORST = 8
     "--pass", "passes", multiple=True, metavar="NAME", help="Instead of the recipe's passes; may be repeated."
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every fold and every module's difference.")
+@force_option
 @plugin_option
 @json_option
 def command(
@@ -50,6 +51,7 @@ def command(
     plan_only: bool,
     size: int,
     show_all: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Fold SOURCE, an artifact, by its recipe's reparam passes, and measure what that changes.
@@ -65,6 +67,7 @@ def command(
             f"{out}: the deployed form would take the place of the training form, which could not be trained or "
             "folded again; write it elsewhere with --out"
         )
+    refuse_existing(None if plan_only else out, force=force)
     from detloom.reparam import fold
 
     detector, table = _opened(source, passes, plugins, needs_weights=not plan_only)
@@ -95,8 +98,8 @@ def _opened(
         detector = load_artifact(source, plugins=plugins)
     elif needs_weights:
         raise ArtifactError(
-            f"{source}: only an artifact has weights to fold, a file that ends in {ARTIFACT}; "
-            "`detloom fuse --plan` describes the folds of a recipe"
+            f"{source}: only an artifact has weights to fold, a file that ends in {ARTIFACT}, such as "
+            f"RUN/best{ARTIFACT}; `detloom fuse --plan` describes the folds of a recipe"
         )
     else:
         with shapes_only():

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
+from detloom.cli.options import (
+    complete_recipe,
+    echo_json,
+    force_option,
+    json_option,
+    plugin_option,
+    refuse_existing,
+    set_option,
+)
 from detloom.errors import ArtifactError, DataError, reason
 
 __all__ = ["command"]
@@ -20,6 +28,7 @@ __all__ = ["command"]
     help="What it holds the weights of; found by its tensors when not given.",
 )
 @click.option("--names", type=click.Path(path_type=Path), help="Class names, one a line; those of the file otherwise.")
+@force_option
 @plugin_option
 @set_option
 @json_option
@@ -31,6 +40,7 @@ def command(
     overrides: dict[str, Any],
     *,
     plugins: tuple[Path, ...],
+    force: bool,
     as_json: bool,
 ) -> None:
     """Turn CHECKPOINT, a file of torch.save or of safetensors, into an artifact.
@@ -44,13 +54,16 @@ def command(
     out = out or checkpoint.with_suffix(".safetensors")
     if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
         raise ArtifactError(f"{out}: the artifact would take the checkpoint's place; write it elsewhere with --out")
+    refuse_existing(out, force=force)
     from detloom.artifacts import save_artifact
     from detloom.matching import import_checkpoint
     from detloom.workshop import workshop
 
     for path in plugins:
         workshop().load_file(path)
-    imported = import_checkpoint(checkpoint, recipe=recipe, names=_read_names(names), overrides=overrides)
+    imported = import_checkpoint(
+        checkpoint, recipe=recipe, names=_read_names(names), names_file=names, overrides=overrides
+    )
     detector = imported.detector
     origin = {"file": checkpoint.name, "importer": imported.importer, "part": imported.part}
     save_artifact(out, detector, recipe=imported.recipe, names=detector.names, extra={"imported": origin})

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from detloom.catalogue import RECIPE
-from detloom.errors import RecipeError
+from detloom.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
     from detloom.study.reporting import Report
@@ -19,9 +19,11 @@ __all__ = [
     "complete_recipe",
     "compute_options",
     "echo_json",
+    "force_option",
     "json_option",
     "plugin_option",
     "print_report",
+    "refuse_existing",
     "refuse_fixed_settings",
     "set_option",
     "shown_progress",
@@ -70,6 +72,21 @@ def plugin_option(command: Command) -> Command:
         type=click.Path(path_type=Path),
         help="Run a plugin's file, as my_assigner.py, and use what it offers; may be repeated.",
     )(command)
+
+
+def force_option(command: Command) -> Command:
+    """Add ``--force``; the function is given ``force``, for ``refuse_existing``."""
+    return click.option("--force", is_flag=True, help="Let --out take the place of a file that exists.")(command)
+
+
+def refuse_existing(out: Path | None, *, force: bool) -> None:
+    """Refuse to take the place of a file, unless forced.
+
+    Raises:
+        ArtifactError: There is one.
+    """
+    if out is not None and out.exists() and not force:
+        raise ArtifactError(f"{out}: there is a file of that name; --force takes its place, or give --out another name")
 
 
 def refuse_fixed_settings(overrides: Mapping[str, Any]) -> None:

@@ -119,6 +119,7 @@ def test_recipe_without_weights_is_refused() -> None:
 
     assert result.exit_code == 2
     assert "only an artifact has weights to fold" in result.output
+    assert "such as RUN/best.safetensors" in result.output
 
 
 def test_folded_artifact_is_not_folded_again(artifact: Path, tmp_path: Path) -> None:
@@ -139,6 +140,23 @@ def test_training_form_is_not_overwritten(artifact: Path) -> None:
     assert result.exit_code == 2
     assert "would take the place of the training form" in result.output
     assert artifact.read_bytes() == before
+
+
+def test_file_that_exists_is_left_alone_unless_forced(artifact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deployed.safetensors"
+    out.write_text("mine")
+
+    refused = run(str(artifact), "-o", str(out), "--size", "64")
+
+    assert refused.exit_code == 2
+    assert f"{out}: there is a file of that name; --force takes its place" in refused.output
+    assert out.read_text() == "mine"
+    assert run(str(artifact), "-o", str(out), "--plan").exit_code == 0
+    forced = run(str(artifact), "-o", str(out), "--size", "64", "--force")
+    assert forced.exit_code == 0, forced.output
+    assert read_artifact(out).folded
+    own = run(str(artifact), "-o", str(artifact), "--force")
+    assert "would take the place of the training form" in own.output
 
 
 def test_objectness_is_read_back_too(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,17 @@ def test_settings_that_an_artifact_has_settled_are_refused(verb: list[str], key:
     assert "[data], [predict], [evaluator], [dataset] alone" in result.output
 
 
+@pytest.mark.parametrize("verb", [["predict", "picture.png"], ["val", "--data", "."]])
+def test_recipe_in_place_of_an_artifact_is_told_so(verb: list[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "my.toml"
+    recipe.write_text('extends = "demo"\n')
+
+    result = run(verb[0], recipe, *verb[1:])
+
+    assert result.exit_code == 2
+    assert f"{recipe}: this is a recipe, and an artifact with trained weights is needed" in result.output
+
+
 def test_unknown_device_is_refused(artifact: Path, picture: Path) -> None:
     result = run("predict", artifact, picture, "--device", "cuda:99")
 

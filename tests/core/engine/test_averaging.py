@@ -285,5 +285,21 @@ def test_command_tells_what_it_took_and_what_to_know(parts: list[Path], tmp_path
     assert result.stdout.count("  takes  ") == 3
     assert f"wrote {out}" in result.stdout
     assert "notice: its batch norm statistics are the mean of the parts'" in result.stderr
-    assert run(parts[0], "-o", out).exit_code == 2
-    assert run(*parts, "-o", out, "--set", "train.epochs=3").exit_code == 2
+    assert run(parts[0], "-o", tmp_path / "other.safetensors").exit_code == 2
+    assert run(*parts, "-o", tmp_path / "other.safetensors", "--set", "train.epochs=3").exit_code == 2
+
+
+def test_command_leaves_a_file_that_exists_alone_unless_forced(parts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "soup.safetensors"
+    out.write_text("mine")
+
+    refused = run(*parts, "-o", out)
+
+    assert refused.exit_code == 2
+    assert f"{out}: there is a file of that name; --force takes its place" in refused.output
+    assert out.read_text() == "mine"
+    forced = run(*parts, "-o", out, "--force")
+    assert forced.exit_code == 0, forced.output
+    assert read_artifact(out).extra["average"]["method"] == "uniform"
+    for force in ([], ["--force"]):
+        assert "would take the place of one of its parts" in run(*parts, "-o", parts[1], *force).output

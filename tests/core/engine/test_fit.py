@@ -199,6 +199,17 @@ def test_weights_that_are_not_there_are_told_with_the_setting(data: Path, tmp_pa
         fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=overrides, progress=False)
 
 
+def test_recipe_to_start_from_is_told_so_with_the_setting(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "my.toml"
+    recipe.write_text('extends = "yolov7-tiny"\n')
+    overrides = {**SMALL, "train.init_from": str(recipe)}
+
+    with pytest.raises(
+        ArtifactError, match=r"\[train\]: 'init_from' is \S+my\.toml: this is a recipe, and an artifact"
+    ):
+        fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=overrides, progress=False)
+
+
 def test_missing_data_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         fit("yolov7-tiny", data=tmp_path / "nowhere", out=tmp_path / "run", overrides=SMALL)

@@ -6,6 +6,7 @@ Everything that was done is in files, so an item that was cut off is simply done
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -211,6 +212,8 @@ def _die_with_the_other_end() -> None:
 
 def main() -> None:
     """Do the task on the standard input."""
+    # What a shell starts in the background ignores it, and so would this; the executor asks to stop in this way.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     task = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_the_other_end, daemon=True).start()
     try:

@@ -18,6 +18,7 @@ from detloom.study.executor import LocalExecutor, Outcome, WorkItem
 # Does what its task says, as a worker does, without the time that it takes to import one.
 WORKER = """
 import json, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 task = json.loads(sys.stdin.buffer.readline())
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(130)), daemon=True).start()
 open(task["file"], "a").write(str(os.getpid()) + " " + os.environ["OMP_NUM_THREADS"] + "\\n")

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# As the command does, before torch is imported: on a busy machine threads that spin would make the tests crawl.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As the command does, before torch is imported: on a busy machine threads that spin for long would make the tests crawl.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import pytest
 import torch

@@ -229,17 +229,22 @@ def test_stopped_run_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.Monke
     assert not result.output, "the view of the run has said how to go on"
 
 
-@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_without_spinning_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, taken: str
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_spin_for_a_moment_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], taken: str | None
 ) -> None:
-    # Set first, so that what the command sets is taken back after the test.
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # Set first, so that what the command sets is taken back after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["detloom", "--version"])
 
     with pytest.raises(SystemExit):
         main()
 
-    assert os.environ["OMP_WAIT_POLICY"] == taken
+    assert os.environ.get("GOMP_SPINCOUNT") == taken

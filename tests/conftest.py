@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# As the command does, before torch is imported: on a busy machine threads that spin for long would make the tests crawl.
+# As the command does, before torch is imported: where threads spin for long, a busy machine makes the tests crawl.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import pytest

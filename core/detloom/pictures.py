@@ -25,6 +25,7 @@ __all__ = [
     "draw",
     "font",
     "grid",
+    "jpeg_url",
     "make_directory",
     "shortened",
     "text_on",
@@ -147,6 +148,16 @@ def write_picture(path: Path, picture_HW3: Picture) -> None:
     write_whole(path, lambda beside: image.save(beside, formats[path.suffix.lower()], quality=92))
 
 
+def jpeg_url(picture_HW3: Picture, *, quality: int, longest_side: int | None = None) -> str:
+    """Return a picture as a ``data:`` URL, for pages that need nothing else; a larger one is made smaller."""
+    image = Image.fromarray(np.ascontiguousarray(picture_HW3))
+    if longest_side is not None:
+        image.thumbnail((longest_side, longest_side))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
 def make_directory(directory: Path) -> None:
     """Make a directory, and those above it.
 
@@ -193,12 +204,9 @@ def _html_picture(detections: Detections) -> str:
     except DataError:
         # The file has changed or gone since: the table remains right.
         return ""
-    image = Image.fromarray(draw(picture, detections, enlarge_to=HTML_SIDE))
-    image.thumbnail((2 * HTML_SIDE, 2 * HTML_SIDE))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=88)
-    data = base64.b64encode(content.getvalue()).decode()
-    return f'<img style="max-width:{HTML_SIDE}px" src="data:image/jpeg;base64,{data}">'
+    drawn_HW3 = draw(picture, detections, enlarge_to=HTML_SIDE)
+    source = jpeg_url(drawn_HW3, quality=88, longest_side=2 * HTML_SIDE)
+    return f'<img style="max-width:{HTML_SIDE}px" src="{source}">'
 
 
 def _place(

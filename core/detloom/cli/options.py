@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from detloom.catalogue import RECIPE
 from detloom.errors import ArtifactError, RecipeError
+from detloom.json_values import without_nan
 
 if TYPE_CHECKING:
     from detloom.study.reporting import Report
@@ -124,8 +125,8 @@ def json_option(command: Command) -> Command:
 
 
 def echo_json(data: object) -> None:
-    """Print JSON."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print JSON; numbers that are not finite, which it cannot hold, are null."""
+    click.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """``detloom val``: an artifact against annotations."""
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +71,8 @@ def command(
                 "artifact": str(artifact),
                 "images": len(annotations.images),
                 "left_out": num_faults,
-                "metrics": _without_nan(metrics.summary),
-                "per_class": {name: _without_nan(each) for name, each in metrics.per_class.items()},
+                "metrics": metrics.summary,
+                "per_class": metrics.per_class,
             }
         )
         return
@@ -89,7 +87,3 @@ def command(
         click.echo(f"  {name:{width}}  " + "  ".join(f"{key} {value:.3f}" for key, value in each.items()))
     if out is not None:
         click.echo(f"curves and numbers: {out}")
-
-
-def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -27,6 +27,7 @@ import torch
 from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
+from detloom.json_values import without_nan
 from detloom.recipe import PLUGINS, Recipe
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "differences", "has_state", "open_run", "read_run"]
@@ -130,7 +131,7 @@ class Run:
     def write_records(self) -> None:
         """Write ``run.json`` and ``metrics.jsonl`` as things stand."""
         self.write_about()
-        lines = [json.dumps(_without_nan(asdict(record))) for record in self.history]
+        lines = [json.dumps(without_nan(asdict(record))) for record in self.history]
         write_text(self.directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
 
     def write_about(self) -> None:
@@ -149,7 +150,7 @@ class Run:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
         }
-        write_text(self.directory / ABOUT, json.dumps(_without_nan(about), indent=2) + "\n")
+        write_text(self.directory / ABOUT, json.dumps(without_nan(about), indent=2) + "\n")
 
     def close(self) -> None:
         """Let other processes write to the directory."""
@@ -363,16 +364,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         elif one != other:
             found.append(f"{here} ({one!r}, now {other!r})")
     return found
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return value
 
 
 def _reason(error: Exception) -> str:

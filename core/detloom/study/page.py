@@ -1,25 +1,20 @@
 """A report as one HTML page that needs nothing else: a table to sort and filter, curves, detections side by side."""
 
-import base64
-import io
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from detloom.data.reading import read_picture
 from detloom.errors import DataError
-from detloom.pictures import colour
+from detloom.html_page import filled
+from detloom.pictures import colour, jpeg_url
 from detloom.study.matches import Matches
 from detloom.study.reporting import COLUMNS, Report, as_data, rows
 
 __all__ = ["page"]
 
-# What the template has in the place of the data.
-PLACE = "/* DATA */ null"
 MOST_PICTURES, LONGEST_SIDE, MOST_BOXES, LEAST_SCORE = 6, 480, 60, 0.05
 
 
@@ -33,9 +28,7 @@ def page(report: Report) -> str:
         "colours": [f"rgb{colour(index)}" for index in range(len(report.cells))],
         "pictures": _pictures(report),
     }
-    # NaN is no JSON; a closing tag inside a name would end the script.
-    text = json.dumps(_without_nan(content)).replace("</", "<\\/")
-    return (files("detloom.study") / "page.html").read_text(encoding="utf-8").replace(PLACE, text)
+    return filled(files("detloom.study") / "page.html", content)
 
 
 def _pictures(report: Report) -> dict[str, Any]:
@@ -62,12 +55,8 @@ def _picture(path: Path) -> dict[str, Any] | None:
     except DataError:
         # It has gone since; the numbers remain right.
         return None
-    image = Image.fromarray(picture_HW3)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
     height, width = picture_HW3.shape[:2]
-    source = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+    source = jpeg_url(picture_HW3, quality=80, longest_side=LONGEST_SIDE)
     return {"name": path.name, "source": source, "width": width, "height": height}
 
 
@@ -83,11 +72,3 @@ def _boxes(matches: Matches, index: int) -> list[dict[str, Any]]:
         }
         for place in place_N.tolist()
     ]
-
-
-def _without_nan(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -7,8 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from detloom.errors import PluginError
+from detloom.interfaces import Ema
 
-__all__ = ["averaged_copy", "blend_"]
+__all__ = ["BlendedEma", "averaged_copy"]
+
+
+class BlendedEma(Ema):
+    """An average that keeps the share that ``decay_at`` says; at a share of 1 it takes in nothing."""
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after an optimiser step, counted from 1.
+
+        Raises:
+            PluginError: The model no longer has the entries of the average.
+        """
+        decay = self.decay_at(step)
+        if decay < 1:
+            _blend_(self.averaged, model, decay)
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
@@ -17,7 +32,7 @@ def averaged_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def blend_(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+def _blend_(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Keep a share of the average and take the rest from the model; integer entries are the model's.
 
     Args:

@@ -10,13 +10,12 @@ from torch import nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
-from detloom.interfaces import Ema
-from detloom_plugins.blending import averaged_copy, blend_
+from detloom_plugins.blending import BlendedEma, averaged_copy
 
 __all__ = ["ConstantEma"]
 
 
-class ConstantEma(Ema):
+class ConstantEma(BlendedEma):
     """Average parameters and statistics with one decay; the first weights fade as slowly as any others.
 
     Args:
@@ -33,14 +32,6 @@ class ConstantEma(Ema):
     def decay_at(self, step: int) -> float:  # noqa: ARG002 - the contract's argument
         """Return ``decay``."""
         return self.decay
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after an optimiser step, counted from 1.
-
-        Raises:
-            PluginError: The model no longer has the entries of the average.
-        """
-        blend_(self.averaged, model, self.decay_at(step))
 
 
 @hookimpl

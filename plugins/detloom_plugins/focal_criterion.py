@@ -13,15 +13,13 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Criterion
 from detloom.ops.iou import OverlapKind
 from detloom.ops.losses import binary_cross_entropy, focal_of_absence
-from detloom.structures import Assignment, HeadTraits, Predictions, Targets
 from detloom_plugins.criterion_settings import check_share, check_sharpness
-from detloom_plugins.graded_losses import ClassLoss, GradedLosses, Labels
-from detloom_plugins.objectness import objection_to_objectness
+from detloom_plugins.graded_losses import GradedCriterion, Labels
 
 __all__ = ["FocalCriterion", "register_components"]
 
 
-class FocalCriterion(Criterion):
+class FocalCriterion(GradedCriterion):
     """Cross-entropy weighed by ``alpha (1 - p)^gamma`` where a class is present, ``(1 - alpha) p^gamma`` elsewhere.
 
     A label between 0 and 1 mixes the factors of both. Divided by the sum of the qualities of all matches, at least
@@ -51,31 +49,18 @@ class FocalCriterion(Criterion):
         alpha: float = 0.25,
         gamma: float = 2.0,
     ) -> None:
+        super().__init__(labels=labels, overlap=overlap, classes=classes, box=box, distribution=distribution)
         check_share("alpha", alpha, 0.25)
         check_sharpness("gamma", gamma, 2.0)
         self.alpha = alpha
         self.gamma = gamma
-        self.graded = GradedLosses(
-            ClassLoss(self._absent, self._present),
-            labels=labels,
-            overlap=overlap,
-            classes=classes,
-            box=box,
-            distribution=distribution,
-        )
 
-    def objection(self, head: HeadTraits) -> str | None:
-        """Ask for a head without objectness."""
-        return objection_to_objectness(head)
-
-    def losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
-        """Return ``box`` and ``class``, and ``distribution`` where it is predicted."""
-        return self.graded.of(predictions, assignment, targets)
-
-    def _absent(self, logits_X: Tensor) -> Tensor:
+    def absent(self, logits_X: Tensor) -> Tensor:
+        """Return the cost of each logit, of any shape, where nothing is to be found."""
         return (1 - self.alpha) * focal_of_absence(logits_X, self.gamma)
 
-    def _present(self, logits_M: Tensor, label_M: Tensor) -> Tensor:
+    def present(self, logits_M: Tensor, label_M: Tensor) -> Tensor:
+        """Return the cost of each logit with its label."""
         probability_M = logits_M.sigmoid()
         loss_M = binary_cross_entropy(logits_M, label_M) * (label_M * self.alpha + (1 - label_M) * (1 - self.alpha))
         miss_M = label_M * (1 - probability_M) + (1 - label_M) * probability_M

@@ -13,15 +13,13 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Criterion
 from detloom.ops.iou import OverlapKind
 from detloom.ops.losses import binary_cross_entropy, focal_of_absence
-from detloom.structures import Assignment, HeadTraits, Predictions, Targets
 from detloom_plugins.criterion_settings import check_sharpness
-from detloom_plugins.graded_losses import ClassLoss, GradedLosses, Labels
-from detloom_plugins.objectness import objection_to_objectness
+from detloom_plugins.graded_losses import GradedCriterion, Labels
 
 __all__ = ["QualityFocalCriterion", "register_components"]
 
 
-class QualityFocalCriterion(Criterion):
+class QualityFocalCriterion(GradedCriterion):
     """Cross-entropy with the label, weighed by the distance from it to a power.
 
     Divided by the sum of the qualities of all matches, at least by 1: by the number of matches where an assigner
@@ -49,29 +47,16 @@ class QualityFocalCriterion(Criterion):
         labels: Labels = "either",
         beta: float = 2.0,
     ) -> None:
+        super().__init__(labels=labels, overlap=overlap, classes=classes, box=box, distribution=distribution)
         check_sharpness("beta", beta, 2.0)
         self.beta = beta
-        self.graded = GradedLosses(
-            ClassLoss(self._absent, self._present),
-            labels=labels,
-            overlap=overlap,
-            classes=classes,
-            box=box,
-            distribution=distribution,
-        )
 
-    def objection(self, head: HeadTraits) -> str | None:
-        """Ask for a head without objectness."""
-        return objection_to_objectness(head)
-
-    def losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
-        """Return ``box`` and ``class``, and ``distribution`` where it is predicted."""
-        return self.graded.of(predictions, assignment, targets)
-
-    def _absent(self, logits_X: Tensor) -> Tensor:
+    def absent(self, logits_X: Tensor) -> Tensor:
+        """Return the cost of each logit, of any shape, where nothing is to be found."""
         return focal_of_absence(logits_X, self.beta)
 
-    def _present(self, logits_M: Tensor, label_M: Tensor) -> Tensor:
+    def present(self, logits_M: Tensor, label_M: Tensor) -> Tensor:
+        """Return the cost of each logit with its label."""
         loss_M = binary_cross_entropy(logits_M, label_M)
         return loss_M if self.beta == 0 else (label_M - logits_M.sigmoid()).abs().pow(self.beta) * loss_M
 

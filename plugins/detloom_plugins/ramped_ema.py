@@ -12,13 +12,12 @@ from torch import nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
-from detloom.interfaces import Ema
-from detloom_plugins.blending import averaged_copy, blend_
+from detloom_plugins.blending import BlendedEma, averaged_copy
 
 __all__ = ["RampedEma"]
 
 
-class RampedEma(Ema):
+class RampedEma(BlendedEma):
     """Average parameters and statistics with a decay that ramps up, so that early steps are not remembered.
 
     Args:
@@ -39,14 +38,6 @@ class RampedEma(Ema):
     def decay_at(self, step: int) -> float:
         """Return ``decay * (1 - exp(-step / ramp))``."""
         return self.decay * (1 - math.exp(-step / self.ramp))
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after an optimiser step, counted from 1.
-
-        Raises:
-            PluginError: The model no longer has the entries of the average.
-        """
-        blend_(self.averaged, model, self.decay_at(step))
 
 
 @hookimpl

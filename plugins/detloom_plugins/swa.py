@@ -13,13 +13,12 @@ from torch import nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
-from detloom.interfaces import Ema
-from detloom_plugins.blending import averaged_copy, blend_
+from detloom_plugins.blending import BlendedEma, averaged_copy
 
 __all__ = ["SwaEma"]
 
 
-class SwaEma(Ema):
+class SwaEma(BlendedEma):
     """Average the weights of steps ``start``, ``start + every``, ``start + 2 every`` and so on, all alike.
 
     Until ``start`` the average is the model. Its batch norms need statistics of their own once it is an average of
@@ -46,16 +45,6 @@ class SwaEma(Ema):
             return 0.0
         taken, rest = divmod(step - self.start, self.every)
         return 1.0 if rest else taken / (taken + 1)
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after an optimiser step, counted from 1, if it counts.
-
-        Raises:
-            PluginError: The model no longer has the entries of the average.
-        """
-        decay = self.decay_at(step)
-        if decay < 1:
-            blend_(self.averaged, model, decay)
 
     def needs_statistics(self, step: int) -> bool:
         """Return whether several steps have been averaged by a step."""

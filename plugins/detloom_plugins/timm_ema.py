@@ -13,13 +13,12 @@ from torch import nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
-from detloom.interfaces import Ema
-from detloom_plugins.blending import blend_
+from detloom_plugins.blending import BlendedEma
 
 __all__ = ["TimmEma"]
 
 
-class TimmEma(Ema):
+class TimmEma(BlendedEma):
     """Average parameters and statistics as timm's training does.
 
     With the warm-up, the decay is ``1 - (1 + s / warmup_gamma) ** -warmup_power`` at the s-th step after the first,
@@ -69,14 +68,6 @@ class TimmEma(Ema):
     def decay_at(self, step: int) -> float:
         """Return the package's decay."""
         return float(self._timm.get_decay(step))
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after an optimiser step, counted from 1.
-
-        Raises:
-            PluginError: The model no longer has the entries of the average.
-        """
-        blend_(self.averaged, model, self.decay_at(step))
 
 
 @hookimpl

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from assignment_cases import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from detloom.errors import RecipeError
-from detloom.structures import Assignment, Predictions, Priors, Targets
+from detloom.structures import Predictions, Priors, Targets
 from detloom_plugins.atss import AtssAssigner, nearest_priors
 
 HEIGHT, WIDTH = 128, 192
@@ -30,12 +31,6 @@ def targets(per_image: list[list[tuple[float, ...]]]) -> Targets:
     """Return targets of class 0 given by their corners."""
     boxes = [torch.tensor(image).reshape(-1, 4).float() for image in per_image]
     return Targets.from_lists(boxes, [torch.zeros(len(each)) for each in boxes], (HEIGHT, WIDTH))
-
-
-def rows(assignment: Assignment) -> list[tuple[int, int, int]]:
-    """Return the matches, sorted."""
-    columns = (assignment.image_M, assignment.prior_M, assignment.target_M)
-    return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def slow_nearest(priors: Priors, center_2: Tensor, cells: int) -> list[int]:

@@ -1,11 +1,14 @@
 """Dynamic-k assignment against a slow reference, by hand, and against the golden files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import assignment_cases
 import pytest
 import torch
+from assignment_cases import ANCHORS_LA2, HEIGHT, WIDTH, rows, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,14 +16,12 @@ from torch.nn import functional
 from torchvision.ops import box_iou
 
 from detloom.errors import RecipeError
-from detloom.structures import Assignment, Predictions, Priors, Targets
+from detloom.structures import Predictions, Targets
 from detloom_plugins import dynamic_k
 from detloom_plugins.anchor_ratio import anchor_ratio_candidates
 from detloom_plugins.dynamic_k import Yolov7Assigner, class_costs, dynamic_k_matches
 
-ANCHORS_LA2 = torch.tensor([[[8.0, 8.0], [16.0, 8.0]], [[24.0, 40.0], [64.0, 64.0]]])
 POINTS_LA2 = torch.tensor([[[8.0, 8.0]], [[16.0, 16.0]]])
-HEIGHT, WIDTH = 64, 96
 GOLDEN = [
     *((f"p5-nc3-seed{s}", "ota", 10, 0.5) for s in range(4)),
     *((f"p5-nc80-seed{s}", "ota", 10, 0.5) for s in range(4)),
@@ -29,36 +30,7 @@ GOLDEN = [
     *((f"p6-nc3-seed{s}", "lead", 20, 0.5) for s in range(4)),
     *((f"p6-nc3-seed{s}", "auxm", 20, 1.0) for s in range(4)),
 ]
-
-
-def predictions(
-    num_images: int, *, seed: int = 0, sizes_LA2: Tensor = ANCHORS_LA2, num_classes: int = 3
-) -> Predictions:
-    """Return random predictions on two levels, near their priors."""
-    generator = torch.Generator().manual_seed(seed)
-    priors = Priors.on_grids([(8, 12), (4, 6)], (8, 16), sizes_LA2)
-    shape = (num_images, priors.num_priors)
-    scale_BP2 = torch.rand((*shape, 2), generator=generator) + 0.5
-    half_BP2 = priors.sizes_P2 * scale_BP2 / 2
-    center_BP2 = priors.centers_P2 + priors.strides_P[:, None] * (torch.rand((*shape, 2), generator=generator) - 0.5)
-    return Predictions(
-        torch.cat((center_BP2 - half_BP2, center_BP2 + half_BP2), dim=-1),
-        torch.randn((*shape, num_classes), generator=generator),
-        torch.randn(shape, generator=generator),
-        priors,
-    )
-
-
-def targets(per_image: Sequence[Sequence[tuple[float, ...]]]) -> Targets:
-    """Return targets given as label and corners."""
-    rows = [torch.tensor(image).reshape(-1, 5) for image in per_image]
-    return Targets.from_lists([row[:, 1:] for row in rows], [row[:, 0] for row in rows], (HEIGHT, WIDTH))
-
-
-def rows(assignment: Assignment) -> list[tuple[int, int, int]]:
-    """Return the matches, sorted."""
-    columns = (assignment.image_M, assignment.prior_M, assignment.target_M)
-    return sorted(zip(*(column.tolist() for column in columns), strict=True))
+predictions = partial(assignment_cases.predictions, sizes_LA2=ANCHORS_LA2)
 
 
 def slow_assignment(given: Predictions, wanted: Targets, *, candidates: int = 10) -> list[tuple[int, int, int]]:

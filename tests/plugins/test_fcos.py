@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from assignment_cases import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from detloom.errors import RecipeError
-from detloom.structures import Assignment, HeadTraits, Predictions, Priors, Targets
+from detloom.structures import HeadTraits, Predictions, Priors, Targets
 from detloom_plugins import fcos
 from detloom_plugins.fcos import FcosAssigner, centerness
 
@@ -33,12 +34,6 @@ def targets(per_image: Sequence[Sequence[tuple[float, ...]]]) -> Targets:
     """Return targets of class 0 given by their corners."""
     boxes = [torch.tensor(image).reshape(-1, 4).float() for image in per_image]
     return Targets.from_lists(boxes, [torch.zeros(len(each)) for each in boxes], (HEIGHT, WIDTH))
-
-
-def rows(assignment: Assignment) -> list[tuple[int, int, int]]:
-    """Return the matches, sorted."""
-    columns = (assignment.image_M, assignment.prior_M, assignment.target_M)
-    return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def slow_assignment(given: Predictions, wanted: Targets, *, radius: float, limit: float) -> list[tuple[int, int, int]]:

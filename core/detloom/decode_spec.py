@@ -3,13 +3,27 @@
 A host that knows the words below decodes every head; what a word means is stated here alone.
 
 The map of a level is ``[priors * outputs, rows, columns]``: the outputs of the first prior come
-first, in the order of ``outputs``. ``x`` and ``y`` below are the column and row of the cell, counted
+first, in the order of ``outputs``. Where ``maps`` says so, a level has several maps, each with some
+of the outputs: again those of the first prior first. ``x`` and ``y`` below are the column and row of the cell, counted
 from 0; ``t`` is a raw output; everything is float32.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
-__all__ = ["Center", "CenterAndSize", "DecodeSpec", "Distances", "Level", "Output", "Size"]
+__all__ = [
+    "Center",
+    "CenterAndSize",
+    "DecodeSpec",
+    "Distances",
+    "Level",
+    "MapSpec",
+    "Output",
+    "OutputName",
+    "Size",
+    "maps_of",
+]
+
+OutputName = Literal["center", "size", "distances", "objectness", "classes"]
 
 
 class Level(TypedDict):
@@ -33,8 +47,20 @@ class Output(TypedDict):
         channels: How many.
     """
 
-    name: Literal["center", "size", "distances", "objectness", "classes"]
+    name: OutputName
     channels: int
+
+
+class MapSpec(TypedDict):
+    """One raw map, where a level has several.
+
+    Attributes:
+        level: Index into ``levels``.
+        outputs: Names of the outputs that it holds, in the order of ``outputs``.
+    """
+
+    level: int
+    outputs: list[OutputName]
 
 
 class Center(TypedDict):
@@ -88,10 +114,11 @@ class DecodeSpec(TypedDict):
 
     Attributes:
         num_classes: Number of classes.
-        levels: In the order of the maps.
+        levels: In the order of the maps, where each has one.
         outputs: Of one prior, in the order of its channels.
         box: How the box comes about.
         score: Outputs whose sigmoids, multiplied, are the score of each class.
+        maps: What each map holds, where a level has several.
         suppression: Whether an object can have several boxes, so that those which overlap a better one of
             their class are to be dropped; else the best boxes are taken as they are.
     """
@@ -102,3 +129,10 @@ class DecodeSpec(TypedDict):
     box: CenterAndSize | Distances
     score: list[Literal["objectness", "classes"]]
     suppression: bool
+    maps: NotRequired[list[MapSpec]]
+
+
+def maps_of(spec: DecodeSpec) -> list[MapSpec]:
+    """Return what each map holds, in the order of the maps: all outputs of a level, unless the spec says otherwise."""
+    everything: list[OutputName] = [output["name"] for output in spec["outputs"]]
+    return spec.get("maps") or [{"level": level, "outputs": everything} for level in range(len(spec["levels"]))]

@@ -5,7 +5,8 @@
     ├── PluginError              a plugin that cannot be loaded or breaks its contract
     ├── DataError                images and annotations
     ├── ArtifactError            weights and runs on disk
-    └── TrainingError            a run that cannot go on (memory, NaN, a full disk)
+    ├── TrainingError            a run that cannot go on (memory, NaN, a full disk)
+    └── ExportError              a network that a target cannot take, or a compiler that fails
 
 Every message says where, what is wrong, what would be accepted and what to do next.
 Anything that is not a ``DetloomError`` is a bug and shows its traceback.
@@ -18,6 +19,7 @@ __all__ = [
     "ArtifactError",
     "DataError",
     "DetloomError",
+    "ExportError",
     "PluginError",
     "RecipeError",
     "TrainingError",
@@ -62,6 +64,10 @@ class ArtifactError(DetloomError):
 
 class TrainingError(DetloomError):
     """A run that cannot go on."""
+
+
+class ExportError(DetloomError):
+    """A network that a target cannot take, or a compiler that is missing or fails."""
 
 
 def plural(noun: str) -> str:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ from detloom.structures import (
 if TYPE_CHECKING:
     from detloom.data.records import Annotations
     from detloom.detector import Detector
+    from detloom.export.network import Exported, Network, Preflight, Runner
     from detloom.foreign import ForeignCheckpoint
     from detloom.recipe import Recipe
 
@@ -41,6 +43,7 @@ __all__ = [
     "Dataset",
     "Ema",
     "Evaluator",
+    "Exporter",
     "Fold",
     "Head",
     "Importer",
@@ -338,4 +341,55 @@ class Importer(ABC):
 
         Raises:
             ArtifactError: The file contradicts the detector in what is no tensor.
+        """
+
+
+class Exporter(ABC):
+    """A deployed network to a file that a device runs: ``__init__(*, settings)``.
+
+    The core folds the detector, proves it, cuts off what a host decodes, collects the pictures to calibrate on,
+    measures the result, and puts the files in their place only when all of it went well.
+
+    Attributes:
+        targets: Names of devices, each with the settings that stand for it; may be empty.
+        passes: Names of the reparam passes that the folded detector goes through before it comes here.
+        calibrates: Whether pictures are needed to find the ranges of numbers.
+    """
+
+    targets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    passes: tuple[str, ...] = ()
+    calibrates: bool = False
+
+    @classmethod
+    @abstractmethod
+    def missing(cls) -> str | None:
+        """Return one line that says which packages are missing and what installs them, or None."""
+
+    @abstractmethod
+    def check(self, network: "Network") -> "Preflight":
+        """Return where each module of the network would run, why, what it costs and what mends it; writes nothing.
+
+        Raises:
+            ExportError: It cannot be told for this network at all.
+        """
+
+    @abstractmethod
+    def export(self, network: "Network", calibration_NCHW: Tensor | None, folder: Path) -> "Exported":
+        """Write the files into an empty folder.
+
+        Args:
+            network: What to export.
+            calibration_NCHW: RGB in [0, 1], of the network's input size; None for one that needs none.
+            folder: On the file system of the final place; the core moves what lies here when all went well.
+
+        Raises:
+            ExportError: An operator is not supported, named with its module; or the compiler failed.
+        """
+
+    @abstractmethod
+    def runners(self, exported: "Exported", folder: Path) -> "Mapping[str, Runner]":
+        """Return what runs the exported forms on this machine, by the stage's name, in the order of the chain.
+
+        A stage is ``float`` or ``int8`` for files that a runtime runs here, ``simulator`` for arithmetic that is the
+        chip's to the bit; others may be named. Empty where nothing here can run them.
         """

@@ -20,3 +20,4 @@ class Kind(StrEnum):
     EVALUATOR = "evaluator"
     OBSERVER = "observer"
     IMPORTER = "importer"
+    EXPORTER = "exporter"

@@ -408,6 +408,7 @@ def contracts() -> dict[Kind, type[Any]]:
         Kind.EVALUATOR: interfaces.Evaluator,
         Kind.OBSERVER: interfaces.Observer,
         Kind.IMPORTER: interfaces.Importer,
+        Kind.EXPORTER: interfaces.Exporter,
     }
 
 

@@ -1,0 +1,1 @@
+"""From a trained detector to a file that a device runs, with a measured loss."""

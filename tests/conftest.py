@@ -6,6 +6,9 @@ from pathlib import Path
 
 # As the command does, before torch is imported: where threads spin for long, a busy machine makes the tests crawl.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# Processes that test side by side leave one another a core each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -44,7 +44,8 @@ class RKNN:
         print(f"I calibrated on {len(names)}")
         for index, node in enumerate(onnx.load(self.path).graph.node):
             target = "CPU" if node.op_type == "Softplus" else "NPU"
-            print(f"D RKNN: [00:00:00.001] {index}  {node.op_type}  INT8  {target}  (1,3)  (1,3)  3/5/7  1  {node.op_type}:{node.name}")
+            name = f"{node.op_type}:{node.name}"
+            print(f"D RKNN: [00:00:00.001] {index}  {node.op_type}  INT8  {target}  (1,3)  (1,3)  3/5/7  1  {name}")
         print("D RKNN: [00:00:00.002] Total Weight Memory Size: 10.5KB")
         return 0
     def export_rknn(self, path):
@@ -76,8 +77,12 @@ def _network(*, precise: tuple[str, ...] = ()) -> Network:
     decode: DecodeSpec = {
         "num_classes": 1,
         "levels": [{"stride": 2, "priors": [[8, 8]]}, {"stride": 4, "priors": [[16, 16]]}],
-        "outputs": [{"name": "center", "channels": 2}, {"name": "size", "channels": 2}]
-        + [{"name": "objectness", "channels": 1}, {"name": "classes", "channels": 1}],
+        "outputs": [
+            {"name": "center", "channels": 2},
+            {"name": "size", "channels": 2},
+            {"name": "objectness", "channels": 1},
+            {"name": "classes", "channels": 1},
+        ],
         "box": {
             "form": "center-and-size",
             "center": {"activation": "sigmoid", "scale": 2.0, "shift": -0.5},
@@ -107,7 +112,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_built_is_written_and_simulated(tmp_path: Path) -> None:
     network, exporter = _network(), RknnExporter(chip="rk3588")
     pixels_BHW3 = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
-    images_BCHW = pixels_BHW3.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    images_BCHW = pixels_BHW3.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
     exported = exporter.export(network, torch.rand(5, 3, 32, 48), tmp_path)
     maps = exporter.runners(exported, tmp_path)["simulator"](images_BCHW)

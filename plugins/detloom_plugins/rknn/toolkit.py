@@ -137,7 +137,7 @@ class Build:
         np.save(path, np.ascontiguousarray(pixels_BHW3))
         answer = self._ask(str(path), "the simulator failed")
         with np.load(answer["maps"]) as maps:
-            return [maps[str(index)].astype(np.float32) for index in range(len(self.shapes))]
+            return [maps[f"arr_{index}"].astype(np.float32) for index in range(len(self.shapes))]
 
     def close(self) -> None:
         """End the process, and remove what it wrote."""

@@ -35,9 +35,10 @@ def main() -> None:
     for line in sys.stdin:
         pictures_BHW3 = np.load(line.strip())
         maps = [rknn.inference(inputs=[each[None]], data_format=["nhwc"]) for each in pictures_BHW3]
-        outputs = {str(index): np.concatenate(level) for index, level in enumerate(zip(*maps, strict=True))}
-        np.savez(line.strip() + ".maps.npz", **outputs)
-        print(json.dumps({"maps": line.strip() + ".maps.npz"}), file=answers, flush=True)
+        path = line.strip() + ".maps.npz"
+        # In the order of the outputs: numpy names them arr_0, arr_1 and so on.
+        np.savez(path, *(np.concatenate(level) for level in zip(*maps, strict=True)))
+        print(json.dumps({"maps": path}), file=answers, flush=True)
     rknn.release()
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from rknn.api import RKNN  # type: ignore[import-not-found]  # it lives in the other environment alone
+from rknn.api import RKNN
 
 
 def main() -> None:

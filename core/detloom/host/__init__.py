@@ -1,0 +1,1 @@
+"""What runs beside an exported file on a device, without torch and without detloom."""

@@ -1,7 +1,6 @@
 """Descriptions that can be believed: of the right form, and at one with themselves."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,6 +12,10 @@ from detloom.host_spec import HostSpec
 from detloom.wording import in_words, shown
 
 __all__ = ["check_host_spec", "read_host_spec"]
+
+# Hosts count in 32 bits and reckon in float32.
+LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = 3.4e38
 
 # Channels of a prior that the words of a box are about.
 CHANNELS = {"center": 2, "size": 2, "objectness": 1}
@@ -94,11 +97,16 @@ def _table_misfits(hint: Any, value: object, path: str) -> Iterator[str]:
 
 def _is(hint: Any, value: object) -> bool:
     """Return whether a plain value is of a type; a whole number is a number, and true is none."""
+    if isinstance(value, bool):
+        return hint is bool
     if get_origin(hint) is Literal:
-        return value in get_args(hint) and not isinstance(value, bool)
+        return value in get_args(hint)
+    if hint is int:
+        return isinstance(value, int) and abs(value) <= LARGEST_INT
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint if isinstance(hint, type) else ()) and (hint is bool or not isinstance(value, bool))
+        # NaN is not below anything.
+        return isinstance(value, int | float) and abs(value) <= LARGEST_FLOAT
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
 def _at(path: str, key: str) -> str:

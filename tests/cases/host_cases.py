@@ -12,16 +12,30 @@ from detloom.decode_spec import DecodeSpec, OutputName, maps_of
 from detloom.engine.settings import PredictSettings
 from detloom.export.describing import described
 from detloom.export.network import Exported, Network
-from detloom.host.decoder import Decoder
+from detloom.host.decoder import Decoder, decoded
 from detloom.host_spec import HostSpec, Layout, NumberType, TensorSpec
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec
+from detloom.ops.nms import suppress
+from detloom.structures import FeatureSpec, Predictions, Priors
 from detloom_plugins.anchor_head import AnchorHead
 from detloom_plugins.decoupled_head import DecoupledHead
 from detloom_plugins.distribution_head import DistributionHead
 from detloom_plugins.one_to_one_head import OneToOneHead
 
-__all__ = ["HEADS", "INPUT", "LEVELS", "NUMBERS", "description", "host", "outputs", "random_maps", "split"]
+__all__ = [
+    "HEADS",
+    "INPUT",
+    "LEVELS",
+    "NUMBERS",
+    "SMALL",
+    "borderline",
+    "description",
+    "host",
+    "outputs",
+    "random_maps",
+    "small_outputs",
+    "split",
+]
 
 INPUT = (64, 96)
 LEVELS = (FeatureSpec(8, 8), FeatureSpec(16, 16), FeatureSpec(24, 32))
@@ -44,6 +58,25 @@ NUMBERS: Mapping[NumberType, tuple[float | None, int]] = {
     "float32": (None, 0),
 }
 """Types of outputs, with a scale and a zero point under which logits from -9 to 9 fit into each."""
+
+
+SMALL: DecodeSpec = {
+    "num_classes": 3,
+    "levels": [{"stride": 8, "priors": [[8.0, 8.0]]}],
+    "outputs": [
+        {"name": "center", "channels": 2},
+        {"name": "size", "channels": 2},
+        {"name": "classes", "channels": 3},
+    ],
+    "box": {
+        "form": "center-and-size",
+        "center": {"activation": "identity", "scale": 1.0, "shift": 0.0},
+        "size": {"activation": "exp", "limit": 8.0, "scale": 1.0, "exponent": 1.0, "unit": "stride"},
+    },
+    "score": ["classes"],
+    "suppression": True,
+}
+"""One level, a prior of 8 pixels in each cell, so that tests can place boxes by hand."""
 
 
 def split(decode: DecodeSpec) -> DecodeSpec:
@@ -138,3 +171,28 @@ def outputs(spec: HostSpec, maps: Sequence[Tensor]) -> dict[str, NDArray[Any]]:
             real = real.transpose(0, 2, 3, 1)
         made[tensor["name"]] = np.ascontiguousarray(real.astype(tensor["dtype"]))
     return made
+
+
+def small_outputs(boxes_xywh: Sequence[Sequence[float]], logits: Sequence[Sequence[float]]) -> list[NDArray[Any]]:
+    """Return the map of ``SMALL`` on a row of cells: boxes by centre and size in pixels, and class logits."""
+    columns = []
+    for index, ((x, y, width, height), classes) in enumerate(zip(boxes_xywh, logits, strict=True)):
+        columns.append([x / 8 - index, y / 8, np.log(width / 8), np.log(height / 8), *classes])
+    return [np.array(columns, np.float32).T[None, :, None]]
+
+
+def borderline(label: int) -> tuple[HostSpec, dict[str, NDArray[Any]], int]:
+    """Return two boxes of a class that overlap by a little more than the limit, and how many are kept.
+
+    Suppression moves classes apart, which rounds the boxes of this many to 1/32 pixel: then they overlap by the limit.
+    """
+    decode: DecodeSpec = {**SMALL, "num_classes": 121}
+    decode["outputs"] = [*SMALL["outputs"][:2], {"name": "classes", "channels": 121}]
+    logits = np.full((2, 121), -9.0)
+    logits[:, label] = 2, 1
+    spec = description(decode, size=(8, 16), overlap=0.6)
+    (raw,) = small_outputs([(4, 4, 8, 8), (5.99, 4, 8, 8)], logits.tolist())
+    boxes_P4, _ = decoded(decode, [raw[0]])
+    priors = Priors.on_grids([(1, 2)], [8], torch.ones(1, 1, 2))
+    found = Predictions(torch.from_numpy(boxes_P4)[None], torch.from_numpy(raw[0, 4:, 0].T.copy())[None], None, priors)
+    return spec, {"map0": raw}, len(suppress(found, score=0.25, overlap=0.6).scores_K)

@@ -1,8 +1,9 @@
 /* Runs the C decoder on the cases that stdin has, for the tests.
  *
  * TABLES is the header of a network, NETWORK its name. `drive detect` reads, for each case, a `request` and the tensors,
- * and writes the number of boxes and the boxes. `drive fill` reads a canvas and writes the input. Everything lies in
- * memory of its exact size, so that a sanitizer sees what reaches beyond. */
+ * and writes the number of boxes and the boxes. `drive fill` reads a canvas and writes the input. `drive fit 480 640` says
+ * where a picture lies, `drive names` the classes. Everything has memory of its exact size, so that a sanitizer sees what
+ * reaches beyond. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,10 @@ int main(int count, char **words)
             puts(NETWORK.names[n]);
     else if (count == 2 && strcmp(words[1], "fill") == 0)
         fill();
-    else
+    else if (count == 4 && strcmp(words[1], "fit") == 0) {
+        detloom_fit fit = detloom_fit_picture(&NETWORK, atoi(words[2]), atoi(words[3]));
+        printf("%d %d %d %d\n", fit.rows, fit.columns, fit.top, fit.left);
+    } else
         while (fread(&asked, sizeof asked, 1, stdin) == 1)
             detect(&asked);
     return 0;

@@ -5,7 +5,6 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_cases import HEADS, INPUT, LEVELS, NUMBERS, description, host, outputs, random_maps, split
+from host_cases import (
+    HEADS,
+    INPUT,
+    LEVELS,
+    NUMBERS,
+    SMALL,
+    borderline,
+    description,
+    host,
+    outputs,
+    random_maps,
+    small_outputs,
+    split,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,24 +40,6 @@ from detloom.host.decoder import Decoder, Fit, decoded
 from detloom.interfaces import Assigner, Backbone, Criterion, Head
 from detloom.ops.nms import suppress
 from detloom.structures import Assignment, Predictions, Priors, Targets
-
-# One level of four cells, a prior each: boxes of 32 pixels about, that overlap.
-SMALL: DecodeSpec = {
-    "num_classes": 3,
-    "levels": [{"stride": 8, "priors": [[8.0, 8.0]]}],
-    "outputs": [
-        {"name": "center", "channels": 2},
-        {"name": "size", "channels": 2},
-        {"name": "classes", "channels": 3},
-    ],
-    "box": {
-        "form": "center-and-size",
-        "center": {"activation": "identity", "scale": 1.0, "shift": 0.0},
-        "size": {"activation": "exp", "limit": 8.0, "scale": 1.0, "exponent": 1.0, "unit": "stride"},
-    },
-    "score": ["classes"],
-    "suppression": True,
-}
 
 
 @cache
@@ -106,14 +100,6 @@ def detector_of(name: str) -> Detector:
     for hook in hooks:
         hook.remove()
     return detector
-
-
-def small_outputs(boxes_xywh: Sequence[Sequence[float]], logits: Sequence[Sequence[float]]) -> list[NDArray[Any]]:
-    """Return the map of ``SMALL`` on a row of cells: boxes by centre and size in pixels, and class logits."""
-    columns = []
-    for index, ((x, y, width, height), classes) in enumerate(zip(boxes_xywh, logits, strict=True)):
-        columns.append([x / 8 - index, y / 8, np.log(width / 8), np.log(height / 8), *classes])
-    return [np.array(columns, np.float32).T[None, :, None]]
 
 
 def small(cells: int, **selection: Any) -> Decoder:
@@ -307,6 +293,16 @@ def test_priors_that_are_no_numbers_are_left_out(number: float, channel: int) ->
     assert np.isfinite(boxes_N4).all()
     assert np.isfinite(scores_N).all()
     assert len(boxes_N4) >= 1
+
+
+@pytest.mark.parametrize("label", [0, 120])
+def test_borderline_overlaps_fall_as_in_detloom(label: int) -> None:
+    spec, named, count = borderline(label)
+
+    boxes_N4, _, labels_N = host(spec).detect(named)
+
+    assert len(boxes_N4) == count
+    assert set(labels_N.tolist()) == {label}
 
 
 def test_no_more_boxes_are_compared_than_candidates() -> None:

@@ -6,7 +6,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <stddef.h>
 
 /* Classes lie this many pixels apart, or more for larger pictures, up to this many classes; see `overlap`. */
 #define SPACING 4096.0f

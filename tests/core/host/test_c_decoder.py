@@ -1,5 +1,6 @@
 """The C decoder against the numpy one: the same boxes, within the rounding of float32."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -291,3 +292,14 @@ def test_borderline_overlaps_fall_as_in_detloom(compiled: Compile, label: int) -
     (found,) = detect(compiled(spec), [Case(named, {"is_own": 1, "capacity": 10})])
 
     assert len(found) == kept
+
+
+def test_the_c_of_the_page_compiles(tmp_path: Path) -> None:
+    write_host_files(tmp_path, "yolov7-tiny", description(HEADS["anchor"]().decode_spec()))
+    page = Path(__file__).parents[3] / "docs" / "deployment.md"
+    (code,) = re.findall(r"```c\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "find.c").write_text(code)
+
+    compile_in(tmp_path, "-c", "find.c")
+
+    assert (tmp_path / "find.o").exists()

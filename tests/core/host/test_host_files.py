@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from detloom.host import write_host_files
 from detloom.host.reading import read_host_spec
 from detloom.host.tables import identifier
 from detloom.host_spec import HostSpec
+
+PAGE = Path(__file__).parents[3] / "docs" / "deployment.md"
 
 
 def anchor(**options: Any) -> HostSpec:
@@ -195,3 +198,21 @@ def test_all_damage_is_named_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(ExportError, match=r"(?s)'names' is missing.*'input.height' is \"tall\""):
         read_host_spec(path)
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = anchor(dtype="int8", layout="NHWC")
+    write_host_files(tmp_path, "yolov7-tiny", spec)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {
+        "picture": np.zeros((48, 64, 3), np.uint8),
+        "run": lambda tensor: outputs(spec, random_maps(spec["decode"], int(tensor.shape == (1, 64, 96, 3)))),
+    }
+
+    exec(compile(code, PAGE.name, "exec"), names)  # noqa: S102 - our own document
+
+    wanted_N4, scores_N, _ = host(spec).detect(outputs(spec, random_maps(spec["decode"], 1)), host(spec).fit(48, 64))
+    assert 0 < len(names["boxes"]) < len(scores_N)
+    np.testing.assert_array_equal(names["boxes"], wanted_N4[scores_N > np.float32(0.4)])

@@ -29,7 +29,16 @@ from detloom.pictures import draw, make_directory, write_picture
 from detloom.settings import validated
 from detloom.structures import Detections, HeadMaps
 
-__all__ = ["Forward", "check_device", "detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
+__all__ = [
+    "Forward",
+    "check_device",
+    "detect",
+    "detections_json",
+    "detections_of",
+    "ready",
+    "stream",
+    "write_predictions",
+]
 
 Forward = Callable[[Tensor], Sequence[Tensor]]
 """RGB in [0, 1], ``[B, 3, H, W]``, to the raw lead maps: what may stand in for a detector's own network."""

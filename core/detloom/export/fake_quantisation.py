@@ -56,7 +56,8 @@ class Grid:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return values rounded to the grid."""
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, 0, STEPS)
+        scale, zero_point = self.scale.to(values.device), self.zero_point.to(values.device)
+        return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, STEPS)
 
 
 class Range:
@@ -75,6 +76,9 @@ class Range:
     def see_(self, values: Tensor) -> None:
         """Take in some numbers."""
         low, high = (each.float() for each in torch.aminmax(values.detach()))
+        if self._low is not None and self._high is not None:
+            # A model may be moved to another device once its ranges have begun.
+            self._low, self._high = self._low.to(low), self._high.to(high)
         if self._low is None or self._high is None:
             self._low, self._high = low, high
         elif self._share is None:

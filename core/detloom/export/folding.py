@@ -78,7 +78,9 @@ def canvas_of(detector: Detector, image_size: int | tuple[int, int] | None) -> t
     """
     if image_size is None:
         if detector.recipe is None:
-            raise RecipeError("this detector has no recipe that says how large pictures are; give the size of the input")
+            raise RecipeError(
+                "this detector has no recipe that says how large pictures are; give the size of the input"
+            )
         image_size = detector.recipe.data.image_size
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if complaint := size_complaint(size, detector.max_stride):

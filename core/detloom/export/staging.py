@@ -40,7 +40,7 @@ def check_destination(folder: Path, *, force: bool) -> None:
     report = folder / REPORT
     if not report.is_file():
         raise ArtifactError(
-            f"{folder}: this holds something that is no export of detloom, and is left as it is; give --out another name"
+            f"{folder}: this is no export of detloom, and is left as it is; give --out another name"
         )
     if not force and not _is_refused(report):
         raise ArtifactError(

@@ -39,9 +39,9 @@ def _complaints(exported: Exported, network: Network, folder: Path) -> Iterator[
         path = folder / name
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             yield f"the file '{name}', which is not in the folder that it was given"
-    size = (exported.input["height"], exported.input["width"])
-    if size != network.image_size:
-        yield f"an input of {size[0]} x {size[1]}, where the network's is {network.image_size[0]} x {network.image_size[1]}"
+    size = [exported.input["height"], exported.input["width"]]
+    if size != list(network.image_size):
+        yield f"an input of height and width {size}, where the network's are {list(network.image_size)}"
     names = network.map_names
     if len(exported.tensors) != len(names):
         yield f"{len(exported.tensors)} tensors, where the network has {len(names)} maps: {', '.join(names)}"

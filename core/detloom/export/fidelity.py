@@ -44,7 +44,9 @@ def forward_of(runner: Runner, network: Network, stage: str) -> Forward:
     names = network.map_names
 
     def forward(images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        found = runner(images_BCHW.contiguous().numpy())
+        # A runner that computes in torch is not to be surprised by tensors of inference.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            found = runner(images_BCHW.contiguous().numpy())
         if len(found) != len(names):
             raise PluginError(
                 f"the exporter's runner '{stage}' returned {len(found)} maps; the network has {len(names)}: "
@@ -58,7 +60,7 @@ def forward_of(runner: Runner, network: Network, stage: str) -> Forward:
 @torch.inference_mode()
 def maps_on(forward: Callable[[Tensor], Sequence[Tensor]], images_BCHW: Tensor) -> tuple[Tensor, ...]:
     """Return the raw maps of pictures, ``[B, C, h, w]`` each, computed in small batches."""
-    parts = [forward(some) for some in images_BCHW.split(BATCH)]
+    parts = [forward(some) for some in torch.split(images_BCHW, BATCH)]
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 

@@ -115,7 +115,7 @@ def rounded_(model: nn.Module, images_BCHW: Tensor) -> Iterator[None]:
     places = roundings(model, images_BCHW[:1])
     ranges = {place.output: Range(FOLLOWING) for place in places}
     with _hooked(model, {path: _seeing(seen) for path, seen in ranges.items()}), torch.no_grad():
-        for some in images_BCHW.split(1):
+        for some in torch.split(images_BCHW, 1):
             model(some)
     products = [module for module in model.modules() if isinstance(module, PRODUCTS)]
     for module in products:
@@ -201,6 +201,6 @@ def _demand_folded(detector: Detector) -> None:
     left: Sequence[str] = [path for path, module in detector.named_modules() if isinstance(module, _BatchNorm)]
     if left:
         raise ExportError(
-            f"--qat-epochs: the fine-tuning starts from a folded network, and {len(left)} batch norms are left in this "
-            f"one ({', '.join(left[:3])}); add a pass that fuses them with --pass, `detloom list reparam` describes them"
+            f"--qat-epochs: the fine-tuning starts from a folded network, and in this one {len(left)} batch norms are "
+            f"left ({', '.join(left[:3])}); add a pass that fuses them: --pass, and `detloom list reparam`"
         )

@@ -28,8 +28,7 @@ def markdown(report: Report) -> str:
     height, width = report.image_size
     parts = [
         f"# {report.artifact} on {report.target}",
-        f"Recipe `{report.recipe}`, input {width} x {height} pixels (width x height), "
-        f"exporter `{report.exporter}` ({report.provider}).",
+        f"Recipe `{report.recipe}`, input {width} x {height} pixels, by `{report.exporter}` ({report.provider}).",
         _outcome(report),
         *_accuracy(report),
         *_fidelity(report),
@@ -74,13 +73,13 @@ def _outcome(report: Report) -> str:
             f"**Refused**: {drop:.4f} AP is lost from the first stage to the last, and at most {limit:g} may be. "
             "The files were not kept."
         )
-    if drop is None:
-        return "**AP was not measured**; what is left of the accuracy is not known."
-    if len(report.stages) and not any(each.fidelities for each in report.stages):
+    if not report.was_run:
         return (
             "**Nothing here can run the files**, so what they are worth was not measured: the chain ends with the "
             "form in torch that they were made of."
         )
+    if drop is None:
+        return "**AP was not measured**; what is left of it is not known."
     verb = "lost" if drop >= 0 else "gained"
     return f"**{abs(drop):.4f} AP is {verb}** from the first stage to the last; at most {limit:g} may be lost."
 
@@ -89,8 +88,8 @@ def _accuracy(report: Report) -> Iterator[str]:
     yield "## Accuracy"
     if report.validation:
         yield (
-            f"On {report.validation}, every picture fitted on the whole canvas, so that all stages see the same; "
-            "`detloom val` cuts the canvas to the pictures where the recipe says so, and may find a little more or less."
+            f"On {report.validation}, every picture fitted on the whole canvas, so that all stages see the same. "
+            "`detloom val` cuts the canvas to the pictures where the recipe says so, and may find a little else."
         )
     names = [name for name in METRICS if any(each.metrics for each in report.stages)]
     first = report.stages[0].ap

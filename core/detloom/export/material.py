@@ -65,6 +65,4 @@ def read_material(
     if not any(len(record.labels_N) for record in val.images):
         raise ExportError(f"{val.source}: there is no object to measure AP on; name another split in [data] val")
     stride = detector.max_stride
-    return Material(
-        train, val, chosen(train, count, size, stride=stride), chosen(val, COMPARED, size, stride=stride)
-    )
+    return Material(train, val, chosen(train, count, size, stride=stride), chosen(val, COMPARED, size, stride=stride))

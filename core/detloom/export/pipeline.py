@@ -124,11 +124,22 @@ def export(
     )
     if not validate:
         material = replace(material, val=None)
-    work = Work(artifact, detector, detector.recipe, chosen, size, material, said)
+    work = Work(
+        artifact=artifact,
+        detector=detector,
+        recipe=detector.recipe,
+        chosen=chosen,
+        size=size,
+        material=material,
+        passes=passes,
+        mixed=mixed,
+        qat_epochs=qat_epochs,
+        max_drop=max_drop,
+        said=said,
+        view=view or SilentView(),
+    )
     with staged(folder, force=force) as made:
-        report = work.done(
-            made, passes=passes, mixed=mixed, qat_epochs=qat_epochs, max_drop=max_drop, view=view or SilentView()
-        )
+        report = work.done(made)
         _write_reports(made, report)
     if report.status == "refused":
         raise ExportError(_too_much_lost(report, folder))
@@ -182,5 +193,5 @@ def _too_much_lost(report: Report, folder: Path) -> str:
         f"{folder}: {report.drop:.4f} AP is lost from the first stage to the last, more than --max-drop "
         f"{report.max_drop:g}: {stages}.\n"
         f"  The report is in {folder}, the model is not. What helps: more pictures (--calibration), more bits for the "
-        "layers that suffer most (--mixed 4), a short fine-tuning (--qat-epochs 2); or accept it with a larger --max-drop."
+        "layers that suffer most (--mixed 4), a short fine-tuning (--qat-epochs 2); a larger --max-drop accepts it."
     )

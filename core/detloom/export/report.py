@@ -18,7 +18,17 @@ from detloom.export.stages import Stage
 from detloom.json_values import without_nan
 from detloom.reparam import FoldReport
 
-__all__ = ["FileFact", "Report", "Status", "digest_of", "facts", "file_facts", "machine", "versions", "worst_differences"]
+__all__ = [
+    "FileFact",
+    "Report",
+    "Status",
+    "digest_of",
+    "facts",
+    "file_facts",
+    "machine",
+    "versions",
+    "worst_differences",
+]
 
 Status = Literal["exported", "refused"]
 """``refused``: too much AP was lost; the report is kept, the files are not."""
@@ -97,9 +107,14 @@ class Report:
 
     @property
     def drop(self) -> float | None:
-        """Return the AP lost from the first stage to the last, where both were validated."""
+        """Return the AP lost from the first stage to the last exported one, where both were validated."""
         first, last = self.stages[0].ap, self.stages[-1].ap
-        return None if first is None or last is None else first - last
+        return None if first is None or last is None or not self.was_run else first - last
+
+    @property
+    def was_run(self) -> bool:
+        """Return whether an exported form was run here; without, nothing is known of what the files are worth."""
+        return bool(self.stages[-1].fidelities)
 
 
 def facts(report: Report) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Stage:
     """What was measured of one form of a detector.
 
     Attributes:
-        name: ``trained``, ``folded``, ``fine-tuned``, or what the exporter calls it: ``float``, ``int8``, ``simulator``.
+        name: ``trained``, ``folded``, ``fine-tuned``, or as the exporter has it: ``float``, ``int8``, ``simulator``.
         metrics: The evaluator's summary; None where nothing was validated.
         fidelities: How true each raw map is to that of the network in float; empty for the forms of torch.
         latency_ms: Median time of a picture; None where it was not measured, as that of a simulator says nothing.

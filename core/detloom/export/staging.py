@@ -39,9 +39,7 @@ def check_destination(folder: Path, *, force: bool) -> None:
         return
     report = folder / REPORT
     if not report.is_file():
-        raise ArtifactError(
-            f"{folder}: this is no export of detloom, and is left as it is; give --out another name"
-        )
+        raise ArtifactError(f"{folder}: this is no export of detloom, and is left as it is; give --out another name")
     if not force and not _is_refused(report):
         raise ArtifactError(
             f"{folder}: there is an export already; --force takes its place, or give --out another name"

@@ -37,7 +37,7 @@ RANGES_BEGIN = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """One export, with all that it was decided to work with.
+    """One export, with all that was asked for.
 
     Attributes:
         artifact: What is exported.
@@ -46,7 +46,12 @@ class Work:
         chosen: The target and its exporter.
         size: Height and width of the input.
         material: Pictures and annotations.
+        passes: Reparam passes beside the recipe's and the exporter's.
+        mixed: How many of the most sensitive layers keep more than eight bits, or which modules do.
+        qat_epochs: Epochs of quantisation-aware fine-tuning.
+        max_drop: AP that may be lost.
         said: Told what is being done.
+        view: Shows the fine-tuning.
     """
 
     artifact: Path
@@ -55,94 +60,73 @@ class Work:
     chosen: Chosen
     size: tuple[int, int]
     material: Material
+    passes: Sequence[str]
+    mixed: int | Sequence[str]
+    qat_epochs: int
+    max_drop: float
     said: Said
+    view: RunView
 
-    def done(
-        self,
-        folder: Path,
-        *,
-        passes: Sequence[str],
-        mixed: int | Sequence[str],
-        qat_epochs: int,
-        max_drop: float,
-        view: RunView,
-    ) -> Report:
+    def done(self, folder: Path) -> Report:
         """Fill a folder with the files, and return the report."""
         measuring = Measuring(self.material, self.recipe, self.size, self.said)
-        deployed, stages = self._deployed(passes, measuring)
-        if qat_epochs:
-            deployed = self._fine_tuned(deployed, qat_epochs, view)
+        deployed, stages = self._deployed(measuring)
+        if self.qat_epochs:
+            deployed = self._fine_tuned(deployed)
             stages.append(measuring.of_detector(FINE_TUNED, deployed.detector))
-        network, ranking = self._network(deployed.detector, mixed)
-        self.said(f"exporter '{self.chosen.name}' is at work")
+        network, ranking = self._network(deployed.detector)
+        self.said(f"the exporter '{self.chosen.name}' is at work")
         exported = self._exported(network, folder)
-        stages += self._run_stages(exported, folder, deployed.detector, network, measuring)
-        return self._report(folder, deployed, network, exported, stages, ranking, max_drop, qat_epochs)
+        for name, runner in self.chosen.exporter.runners(exported, folder).items():
+            forward = forward_of(runner, network, name)
+            stages.append(measuring.of_runner(name, forward, deployed.detector, network))
+        stem = exported.files[0].partition(".")[0]
+        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
+        return self._report(_Made(folder, deployed, network, exported, tuple(stages), ranking))
 
-    def _deployed(self, passes: Sequence[str], measuring: Measuring) -> tuple[Deployed, list[Stage]]:
+    def _deployed(self, measuring: Measuring) -> tuple[Deployed, list[Stage]]:
         """Return the deployed form, proved equal, and the stages so far."""
         example_BCHW = self.material.calibration.images_BCHW[:PROVED]
-        self.said(f"folding, and proving the result on {len(example_BCHW)} pictures")
         # What is folded already has no training form to measure.
         stages = [measuring.of_detector(TRAINED, self.detector)] if self.detector.passes else []
-        deployed = deploy(self.detector, self.chosen, passes, example=example_BCHW)
+        self.said(f"folding, and proving the result on {len(example_BCHW)} pictures")
+        deployed = deploy(self.detector, self.chosen, self.passes, example=example_BCHW)
         return deployed, [*stages, measuring.of_detector(FOLDED, deployed.detector)]
 
-    def _fine_tuned(self, deployed: Deployed, epochs: int, view: RunView) -> Deployed:
-        assert self.material.train is not None  # noqa: S101 - demanded with the other conditions
-        self.said(f"fine-tuning with rounded numbers, {epochs} {'epoch' if epochs == 1 else 'epochs'}")
+    def _fine_tuned(self, deployed: Deployed) -> Deployed:
+        assert self.material.train is not None  # noqa: S101 - narrows the type: data was demanded
+        self.said(f"fine-tuning with rounded numbers: {self.qat_epochs} epochs")
         detector = fine_tuned(
             deployed.detector,
             self.material.train,
             self.recipe,
-            epochs=epochs,
+            epochs=self.qat_epochs,
             size=self.size,
             images_BCHW=self.material.calibration.images_BCHW[:RANGES_BEGIN],
-            view=view,
+            view=self.view,
         )
         return replace(deployed, detector=detector)
 
-    def _network(self, detector: Detector, mixed: int | Sequence[str]) -> tuple[Network, tuple[Sensitivity, ...]]:
+    def _network(self, detector: Detector) -> tuple[Network, tuple[Sensitivity, ...]]:
+        """Return what the exporter is given, and the scan of its layers, where one was asked for."""
         network = network_of(detector, self.size)
-        if not mixed:
+        if not self.mixed:
             return network, ()
-        if not isinstance(mixed, int):
-            return replace(network, precise=modules_named(network, mixed, PRODUCTS)), ()
-        self.said("scanning the layers for what suffers most from eight bits")
+        if not isinstance(self.mixed, int):
+            return replace(network, precise=modules_named(network, self.mixed, PRODUCTS)), ()
+        self.said("scanning the layers for those that suffer most from eight bits")
         ranking = sensitivities(network, self.material.calibration.images_BCHW)
-        return replace(network, precise=most_sensitive(ranking, mixed)), ranking
+        return replace(network, precise=most_sensitive(ranking, self.mixed)), ranking
 
     def _exported(self, network: Network, folder: Path) -> Exported:
         exporter = self.chosen.exporter
-        pictures = self.material.calibration.images_BCHW if exporter.calibrates else None
-        exported = check_exported(exporter.export(network, pictures, folder), network, folder, self.chosen.name)
+        pictures_BCHW = self.material.calibration.images_BCHW if exporter.calibrates else None
+        exported = check_exported(exporter.export(network, pictures_BCHW, folder), network, folder, self.chosen.name)
         if exported.preflight is None:
             exported = replace(exported, preflight=exporter.check(network))
         return exported
 
-    def _run_stages(
-        self, exported: Exported, folder: Path, detector: Detector, network: Network, measuring: Measuring
-    ) -> list[Stage]:
-        runners = self.chosen.exporter.runners(exported, folder)
-        return [
-            measuring.of_runner(name, forward_of(runner, network, name), detector, network)
-            for name, runner in runners.items()
-        ]
-
-    def _report(
-        self,
-        folder: Path,
-        deployed: Deployed,
-        network: Network,
-        exported: Exported,
-        stages: list[Stage],
-        ranking: tuple[Sensitivity, ...],
-        max_drop: float,
-        qat_epochs: int,
-    ) -> Report:
-        """Write what a host needs beside the files, and gather the report."""
-        stem = exported.files[0].partition(".")[0]
-        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
+    def _report(self, made: "_Made") -> Report:
         val, chosen = self.material.val, self.chosen
         report = Report(
             status="exported",
@@ -154,22 +138,34 @@ class Work:
             provider=workshop().provider(Kind.EXPORTER, chosen.name),
             settings=chosen.settings,
             image_size=self.size,
-            passes=deployed.passes,
-            proof=worst_differences(deployed.report),
-            outputs=tuple(network.map_names),
-            files=file_facts(folder, exported.files),
-            stages=tuple(stages),
-            max_drop=max_drop,
+            passes=made.deployed.passes,
+            proof=worst_differences(made.deployed.report),
+            outputs=tuple(made.network.map_names),
+            files=file_facts(made.folder, made.exported.files),
+            stages=made.stages,
+            max_drop=self.max_drop,
             validation="" if val is None else f"{len(val.images)} pictures of {val.source}",
             calibration=self.material.calibration if chosen.exporter.calibrates else None,
             comparison=self.material.comparison,
-            precise=network.precise,
-            ranking=ranking,
-            qat_epochs=qat_epochs,
-            preflight=exported.preflight,
-            notes=exported.notes,
+            precise=made.network.precise,
+            ranking=made.ranking,
+            qat_epochs=self.qat_epochs,
+            preflight=made.exported.preflight,
+            notes=made.exported.notes,
             machine=machine(),
             versions=versions(chosen.exporter.packages),
         )
-        is_too_much = report.drop is not None and report.drop > max_drop
+        is_too_much = report.drop is not None and report.drop > self.max_drop
         return replace(report, status="refused") if is_too_much else report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What the steps have made."""
+
+    folder: Path
+    deployed: Deployed
+    network: Network
+    exported: Exported
+    stages: tuple[Stage, ...]
+    ranking: tuple[Sensitivity, ...]

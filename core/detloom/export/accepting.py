@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from detloom.decode_spec import MapSpec
 from detloom.errors import PluginError
 from detloom.export.network import Exported, Network
 from detloom.host_spec import TensorSpec
@@ -47,10 +48,16 @@ def _complaints(exported: Exported, network: Network, folder: Path) -> Iterator[
         yield f"{len(exported.tensors)} tensors, where the network has {len(names)} maps: {', '.join(names)}"
         return
     for name, tensor, each in zip(names, exported.tensors, network.maps, strict=True):
-        stride = network.decode["levels"][each["level"]]["stride"]
-        expected = (network.image_size[0] // stride, network.image_size[1] // stride)
-        if len(tensor["shape"]) != 4 or map_shape(tensor)[1:] != expected:
+        expected = _expected_shape(network, each)
+        if len(tensor["shape"]) != 4 or map_shape(tensor) != expected:
             yield (
-                f"'{tensor['name']}' of shape {tensor['shape']} ({tensor['layout']}) for the map '{name}', "
-                f"which has {expected[0]} rows and {expected[1]} columns"
+                f"'{tensor['name']}' of shape {tensor['shape']} ({tensor['layout']}) for the map '{name}', which has "
+                f"{expected[0]} channels, {expected[1]} rows and {expected[2]} columns"
             )
+
+
+def _expected_shape(network: Network, each: MapSpec) -> tuple[int, int, int]:
+    level = network.decode["levels"][each["level"]]
+    of_a_prior = sum(output["channels"] for output in network.decode["outputs"] if output["name"] in each["outputs"])
+    height, width = network.image_size
+    return len(level["priors"]) * of_a_prior, height // level["stride"], width // level["stride"]

@@ -2,6 +2,7 @@
 
 It holds the network that it was given last, so that its runners need no runtime.
 """
+# ruff: noqa: ARG002 - it reads no files
 
 import copy
 from collections.abc import Callable, Mapping, Sequence

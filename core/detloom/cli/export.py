@@ -76,6 +76,7 @@ def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 @json_option
 def command(
     source: str | None,
+    *,
     target: str | None,
     data: Path | None,
     out: Path | None,
@@ -87,7 +88,6 @@ def command(
     qat_epochs: int,
     max_drop: float | None,
     plugins: tuple[Path, ...],
-    *,
     list_targets: bool,
     check_only: bool,
     no_validate: bool,

@@ -143,17 +143,25 @@ def _preflight(preflight: Preflight | None) -> Iterator[str]:
         yield _table(["figure", "value"], [[f"`{name}`", f"{value:,.6g}"] for name, value in preflight.figures.items()])
     elsewhere = [each for each in preflight.verdicts if each.placement != Placement.NPU]
     if elsewhere:
-        rows = [
-            [f"`{row.module}`", row.operators, str(row.placement), row.reason, row.remedy, cycles_text(row, preflight)]
-            for row in rows_of(elsewhere)
+        yield _table(["where", "why", "what to change", "modules"], _by_reason(rows_of(elsewhere), preflight))
+
+
+def _by_reason(rows: Sequence[Row], preflight: Preflight) -> Iterator[list[str]]:
+    """Yield a line for each reason, with all modules that it holds for."""
+    for place, reason, remedy in dict.fromkeys((row.placement, row.reason, row.remedy) for row in rows):
+        modules = [
+            f"`{row.module or '-'}` {row.operators}"
+            + (f", {cycles} cycles" if (cycles := cycles_text(row, preflight)) else "")
+            for row in rows
+            if (row.placement, row.reason, row.remedy) == (place, reason, remedy)
         ]
-        yield _table(["module", "operators", "where", "why", "what to change", "cycles"], rows)
+        yield [str(place), reason, remedy, "<br>".join(modules)]
 
 
 def _files(report: Report) -> Iterator[str]:
-    if not report.files:
-        return
     yield "## Files"
+    if report.status == "refused":
+        yield "As they were when they were measured; they are not in this folder."
     rows = [[f"`{each.name}`", f"{each.num_bytes / MEBI:.3f} MiB", f"`{each.sha256}`"] for each in report.files]
     yield _table(["file", "size", "SHA-256"], rows)
 

@@ -18,7 +18,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from detloom.decode_spec import DecodeSpec
+from detloom.decode_spec import DecodeSpec, OutputName
 from detloom.export.network import Exported, Network
 from detloom.export.pictures import drawn
 from detloom.interfaces import Exporter
@@ -59,21 +59,20 @@ class Tiny(nn.Module):
         self.deep = nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU())
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
         self.odd = nn.Identity() if odd is None else odd
-        # Levels of 32 and 16 channels; boxes, objectness, classes.
-        self.heads = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(inputs, outputs, 1, bias=False) for outputs in (4, 1, NUM_CLASSES))
-            for inputs in (32, 16)
-        )
+        # Boxes, objectness, classes.
+        self.fine_heads = nn.ModuleList(nn.Conv2d(32, outputs, 1, bias=False) for outputs in (4, 1, NUM_CLASSES))
+        self.coarse_heads = nn.ModuleList(nn.Conv2d(16, outputs, 1, bias=False) for outputs in (4, 1, NUM_CLASSES))
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return the six maps, finest first."""
         fine_BCHW = self.body(self.stem(images_BCHW))
         coarse_BCHW = self.odd(self.deep(self.pool(fine_BCHW)))
         joined_BCHW = torch.cat((self.enlarge(coarse_BCHW), fine_BCHW), dim=1)
-        first, second = self.heads
-        assert isinstance(first, nn.ModuleList)
-        assert isinstance(second, nn.ModuleList)
-        return (*(head(joined_BCHW) for head in first), *(head(coarse_BCHW) for head in second))
+        return (*_each(self.fine_heads, joined_BCHW), *_each(self.coarse_heads, coarse_BCHW))
+
+
+def _each(heads: nn.ModuleList, level_BCHW: Tensor) -> tuple[Tensor, ...]:
+    return tuple(head(level_BCHW) for head in heads)
 
 
 class Odd(nn.Module):
@@ -81,7 +80,8 @@ class Odd(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return a function of Bessel's of each number."""
-        return torch.special.bessel_j0(x_BCHW)
+        result_BCHW: Tensor = torch.special.bessel_j0(x_BCHW)
+        return result_BCHW
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +127,7 @@ def exporter_of(build: Build) -> Exporter:
     """
     if missing := build.cls.missing():
         raise SkipTest(missing)
-    exporter = build()
-    assert isinstance(exporter, Exporter)
+    exporter: Exporter = build()
     return exporter
 
 
@@ -179,6 +178,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def _decode() -> DecodeSpec:
+    parts: tuple[list[OutputName], ...] = (["center", "size"], ["objectness"], ["classes"])
     return {
         "num_classes": NUM_CLASSES,
         "levels": [{"stride": stride, "priors": [[4.0 * stride, 4.0 * stride]]} for stride in (8, 16)],
@@ -195,9 +195,5 @@ def _decode() -> DecodeSpec:
         },
         "score": ["objectness", "classes"],
         "suppression": True,
-        "maps": [
-            {"level": level, "outputs": outputs}
-            for level in range(2)
-            for outputs in (["center", "size"], ["objectness"], ["classes"])
-        ],
+        "maps": [{"level": level, "outputs": outputs} for level in range(2) for outputs in parts],
     }

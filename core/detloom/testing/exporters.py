@@ -222,7 +222,7 @@ def unknown_operator_is_named_with_its_module(build: Build) -> None:
             demand(
                 worst.sqnr_db >= LEAST_SQNR,
                 f"'{SPECIAL}' has an operator that no chip knows; it was exported without a word, and the runner "
-                f"'{name}' gives {worst.sqnr_db:.1f} dB in '{worst.output}'; raise ExportError with operator and module",
+                f"'{name}' gives {worst.sqnr_db:.1f} dB in '{worst.output}'; raise ExportError that names the module",
             )
 
 

@@ -28,6 +28,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {
     Kind.CRITERION: ("Cross-entropy and GIoU", "Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1"),
     Kind.DATASET: ("Comma-separated values", "RFC 4180"),
     Kind.EMA: ("The mean of all steps, then exponential", "Polyak and Juditsky 1992"),
+    Kind.EXPORTER: ("Instructions for a made-up accelerator", "torch.export's operators"),
     Kind.HEAD: ("One convolution a level, anchor-free", "Ge et al. 2021, arXiv:2107.08430, section 2.1"),
     Kind.NECK: ("A feature pyramid of one width", "Lin et al. 2017, arXiv:1612.03144, section 3"),
     Kind.REPARAM: ("Two 1x1 convolutions in a row as one", "Ding et al. 2021, arXiv:2103.13425, section 3.2"),

@@ -354,11 +354,13 @@ class Exporter(ABC):
         targets: Names of devices, each with the settings that stand for it; may be empty.
         passes: Names of the reparam passes that the folded detector goes through before it comes here.
         calibrates: Whether pictures are needed to find the ranges of numbers.
+        packages: Names of distributions whose versions belong in the report.
     """
 
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     passes: tuple[str, ...] = ()
     calibrates: bool = False
+    packages: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod

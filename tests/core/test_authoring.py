@@ -134,13 +134,13 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["exporter", "search", "asigner", str(Kind.EVALUATOR)])
+@pytest.mark.parametrize("kind", ["search", "asigner", str(Kind.EVALUATOR)])
 def test_kinds_without_a_template_are_refused_with_the_list(tmp_path: Path, kind: str) -> None:
     result = CliRunner().invoke(cli, ["plugin", "new", "my-own", "--kind", kind, "--into", str(tmp_path)])
 
     assert result.exit_code == 2
     assert f"there is no template of that kind.{' Did you mean' if kind == 'asigner' else ''}" in result.output
-    assert "kinds: assigner, backbone, criterion, dataset, ema, head, neck, reparam" in result.output
+    assert "kinds: assigner, backbone, criterion, dataset, ema, exporter, head, neck, reparam" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "compare": "Compare runs: differences in AP, with intervals.",
     "demo": "Train, evaluate and draw on generated pictures, in a few minutes.",
     "doctor": "Say what is installed, and import every component.",
+    "export": "Export an artifact to a device, and measure what is lost.",
     "fuse": "Fold an artifact to its deployed form, and prove that it is equal.",
     "import": "Turn a checkpoint of another project into an artifact.",
     "info": "Describe a component and its settings.",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import click
 
@@ -130,6 +131,8 @@ def _kit(shop: Workshop) -> Iterator[dict[str, Any]]:
                 check()
             except AssertionError as error:
                 failures.append(str(error))
+            except SkipTest as skipped:
+                unchecked = str(skipped)
         yield {**found, "checks": len(checks), "failures": failures, "unchecked": unchecked}
 
 

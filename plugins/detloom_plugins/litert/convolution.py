@@ -1,0 +1,210 @@
+"""Convolutions: ordinary, grouped, by channel and transposed, with 8-bit weights per output channel.
+
+Shape letters: see ``graph``; O output channels, I input channels of a group, K and L rows and columns of a kernel.
+Reference: Jacob et al. 2018, arXiv:1712.05877, section 2; Krishnamoorthi 2018, arXiv:1806.08342, section 3, for scales
+per channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from detloom_plugins.litert.graph import Operation
+from detloom_plugins.litert.windows import Pads, Window, padded
+from detloom_plugins.litert.writer import Value, Writer
+
+__all__ = ["FUSED", "Conv", "Fusable", "TransposedConv", "affine", "clamped"]
+
+Fusable = Literal["none", "relu", "relu6"]
+FUSED = {"none": "NONE", "relu": "RELU", "relu6": "RELU6"}
+# Room for the sum of products beside the bias, in 32 bits.
+LARGEST_BIAS = 2.0**30
+
+
+def clamped(x_BCHW: Tensor, activation: Fusable) -> Tensor:
+    """Return what an activation that operators can carry makes of a map."""
+    match activation:
+        case "relu":
+            return x_BCHW.clamp(min=0)
+        case "relu6":
+            return x_BCHW.clamp(0, 6)
+    return x_BCHW
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv(Operation):
+    """A convolution.
+
+    Attributes:
+        weight_OIKL: As torch has it.
+        bias_O: Of each output channel.
+        window: How it slides.
+        groups: Of channels.
+        activation: Carried by the operator.
+    """
+
+    weight_OIKL: Tensor
+    bias_O: Tensor
+    window: Window
+    groups: int = 1
+    activation: Fusable = "none"
+
+    @property
+    def is_affine(self) -> bool:
+        """Return whether it scales and shifts each channel by itself, and nothing more."""
+        return self.weight_OIKL.shape[1:].numel() == 1 == self.weight_OIKL.shape[0] // self.groups and (
+            self.window == Window((1, 1))
+        )
+
+    def then(self, scale_O: Tensor, shift_O: Tensor) -> "Conv":
+        """Return the convolution whose outputs are scaled and shifted; it must carry no activation."""
+        return replace(
+            self,
+            weight_OIKL=self.weight_OIKL * scale_O[:, None, None, None],
+            bias_O=self.bias_O * scale_O + shift_O,
+        )
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the convolved map."""
+        x_BCHW = functional.pad(inputs[0], list(self.window.pads))
+        window = self.window
+        y_BCHW = functional.conv2d(
+            x_BCHW, self.weight_OIKL, self.bias_O, window.stride, 0, window.dilation, self.groups
+        )
+        return clamped(y_BCHW, self.activation)
+
+    def write(self, writer: Writer, inputs: Sequence[Value], output: Value) -> None:
+        """Add a convolution, one by channel where each has its own."""
+        (source,) = inputs
+        padding, pads = self.window.padding(source.shape_BHWC[1:3], output.shape_BHWC[1:3])
+        source = padded(writer, source, pads)
+        is_by_channel = self.groups > 1 and self.weight_OIKL.shape[1] == 1
+        order, axis = ((1, 2, 3, 0), 3) if is_by_channel else ((0, 2, 3, 1), 0)
+        weights = _weights(writer, source, output, self.weight_OIKL, self.bias_O, order, axis)
+        options = {
+            "padding": writer.enumerated("Padding", padding),
+            "strideH": self.window.stride[0],
+            "strideW": self.window.stride[1],
+            "dilationHFactor": self.window.dilation[0],
+            "dilationWFactor": self.window.dilation[1],
+            "fusedActivationFunction": writer.enumerated("ActivationFunctionType", FUSED[self.activation]),
+        }
+        indices = [source.index, *weights]
+        if is_by_channel:
+            options["depthMultiplier"] = self.weight_OIKL.shape[0] // self.groups
+            # Version 1 knows no dilation.
+            version = 3 if source.scale else 1 if self.window.dilation == (1, 1) else 2
+            writer.add("DEPTHWISE_CONV_2D", version, indices, output, "DepthwiseConv2DOptions", **options)
+        else:
+            version = 6 if self.groups > 1 else 3 if source.scale else 1
+            writer.add("CONV_2D", version, indices, output, "Conv2DOptions", **options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransposedConv(Operation):
+    """A transposed convolution without groups.
+
+    Attributes:
+        weight_IOKL: As torch has it.
+        bias_O: Of each output channel.
+        stride: Rows and columns from one input to the next.
+        crop: What is cut off the edges of the whole result: torch's padding, less its output padding at the end.
+    """
+
+    weight_IOKL: Tensor
+    bias_O: Tensor
+    stride: tuple[int, int]
+    crop: Pads = Pads()
+
+    def then(self, scale_O: Tensor, shift_O: Tensor) -> "TransposedConv":
+        """Return the convolution whose outputs are scaled and shifted."""
+        return replace(
+            self, weight_IOKL=self.weight_IOKL * scale_O[:, None, None], bias_O=self.bias_O * scale_O + shift_O
+        )
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the enlarged map."""
+        y_BCHW = functional.conv_transpose2d(inputs[0], self.weight_IOKL, self.bias_O, self.stride)
+        left, right, top, bottom = self.crop
+        return y_BCHW[:, :, top : y_BCHW.shape[2] - bottom, left : y_BCHW.shape[3] - right]
+
+    def write(self, writer: Writer, inputs: Sequence[Value], output: Value) -> None:
+        """Add a transposed convolution, and a slice where edges are cut off."""
+        from detloom_plugins.litert.movement import write_slice
+
+        (source,) = inputs
+        left, right, top, bottom = self.crop
+        batch, height, width, channels = output.shape_BHWC
+        shape = (batch, height + top + bottom, width + left + right, channels)
+        whole = writer.value(f"{output.name}:whole", shape, output.scale) if any(self.crop) else output
+        weight_OIKL = self.weight_IOKL.transpose(0, 1)
+        weights = _weights(writer, source, output, weight_OIKL, self.bias_O, (0, 2, 3, 1), 0)
+        size = writer.constant(f"{output.name}:size", np.array(shape, np.int32))
+        writer.add(
+            "TRANSPOSE_CONV",
+            3,
+            [size, weights[0], source.index, weights[1]],
+            whole,
+            "TransposeConvOptions",
+            padding=writer.enumerated("Padding", "VALID"),
+            strideH=self.stride[0],
+            strideW=self.stride[1],
+        )
+        if whole is not output:
+            write_slice(writer, whole, output, (0, top, left, 0), (1, 1, 1, 1))
+
+
+def affine(scale_C: Tensor, shift_C: Tensor) -> Conv:
+    """Return what multiplies each channel by a number and adds another.
+
+    A convolution by channel does it with exact scales and a bias of 32 bits, in one operator; a product and a sum of
+    8-bit numbers would round twice.
+    """
+    return Conv(scale_C[:, None, None, None], shift_C, Window((1, 1)), groups=len(scale_C))
+
+
+def _weights(
+    writer: Writer,
+    source: Value,
+    output: Value,
+    weight_OIKL: Tensor,
+    bias_O: Tensor,
+    order: tuple[int, ...],
+    axis: int,
+) -> tuple[int, int]:
+    """Add weights and bias, in 8 and 32 bits where the source has 8, and return their indices."""
+    weight, bias = weight_OIKL.detach().numpy(), bias_O.detach().numpy()
+    names = f"{output.name}:weight", f"{output.name}:bias"
+    if source.scale is None:
+        floats = np.ascontiguousarray(weight.transpose(order), np.float32)
+        return writer.constant(names[0], floats), writer.constant(names[1], bias.astype(np.float32))
+    scale_O = weight_scales(weight, bias, source.scale.scale)
+    bytes_OIKL = np.clip(np.round(weight / scale_O[:, None, None, None]), -127, 127).astype(np.int8)
+    bias_scale_O = (np.float32(source.scale.scale) * scale_O).astype(np.float32)
+    words_O = np.round(bias / bias_scale_O.astype(np.float64)).astype(np.int32)
+    return (
+        writer.constant(names[0], bytes_OIKL.transpose(order), scale_O, axis=axis),
+        writer.constant(names[1], words_O, bias_scale_O),
+    )
+
+
+def weight_scales(weight_OIKL: NDArray[np.float32], bias_O: NDArray[np.float32], source: float) -> NDArray[np.float32]:
+    """Return the scale of each output channel's weights, symmetric about zero.
+
+    A channel whose weights are next to nothing beside its bias would need a bias of more than 32 bits; its scale is as
+    large as the bias demands, which costs nothing that could be seen.
+
+    Args:
+        weight_OIKL: In real numbers.
+        bias_O: In real numbers.
+        source: Scale of the input.
+    """
+    by_weight_O = np.abs(weight_OIKL).max((1, 2, 3)) / 127
+    by_bias_O = np.abs(bias_O) / (source * LARGEST_BIAS)
+    scale_O = np.maximum(by_weight_O, by_bias_O)
+    return np.where(scale_O > 0, scale_O, 1.0).astype(np.float32)

@@ -1,7 +1,7 @@
 """Full-integer LiteRT files, written from torch's exported graph without a converter of anybody else.
 
-A network is read (``reading``, ``layers``, ``arithmetic``), simplified, its ranges observed, scales chosen, and written.
-Other exporters build on ``graph_of``, ``convert_to_float`` and ``convert_to_int8``.
+A network is read (``reading``, ``layers``, ``arithmetic``), simplified, its ranges are observed, scales are chosen, and
+it is written. Other exporters build on ``graph_of``, ``convert_to_float`` and ``convert_to_int8``.
 
 Source: LiteRT's schema and the 8-bit quantisation specification of its operators; Jacob et al. 2018, arXiv:1712.05877.
 """

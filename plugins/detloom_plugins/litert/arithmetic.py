@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detloom_plugins.litert.calls import Call, Handler, Ref, Refused
 from detloom_plugins.litert.convolution import affine
 from detloom_plugins.litert.graph import Operation
 from detloom_plugins.litert.movement import Concat, Pad, Slice
 from detloom_plugins.litert.pointwise import Activation, Combine, Extreme, LeakyRelu, Sigmoid, Tanh
-from detloom_plugins.litert.reading import Call, Handler, Ref, Refused
 from detloom_plugins.litert.windows import Pads
 
 __all__ = ["ARITHMETIC"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detloom_plugins.litert.graph import Operation
-from detloom_plugins.litert.windows import Pads, Window, padded
+from detloom_plugins.litert.windows import NO_PADS, Pads, Window, padded
 from detloom_plugins.litert.writer import Value, Writer
 
 __all__ = ["FUSED", "Conv", "Fusable", "TransposedConv", "affine", "clamped"]
@@ -85,7 +85,7 @@ class Conv(Operation):
         source = padded(writer, source, pads)
         is_by_channel = self.groups > 1 and self.weight_OIKL.shape[1] == 1
         order, axis = ((1, 2, 3, 0), 3) if is_by_channel else ((0, 2, 3, 1), 0)
-        weights = _weights(writer, source, output, self.weight_OIKL, self.bias_O, order, axis)
+        weights = _weights(writer, source, output.name, (self.weight_OIKL, self.bias_O), order=order, axis=axis)
         options = {
             "padding": writer.enumerated("Padding", padding),
             "strideH": self.window.stride[0],
@@ -119,7 +119,7 @@ class TransposedConv(Operation):
     weight_IOKL: Tensor
     bias_O: Tensor
     stride: tuple[int, int]
-    crop: Pads = Pads()
+    crop: Pads = NO_PADS
 
     def then(self, scale_O: Tensor, shift_O: Tensor) -> "TransposedConv":
         """Return the convolution whose outputs are scaled and shifted."""
@@ -143,7 +143,7 @@ class TransposedConv(Operation):
         shape = (batch, height + top + bottom, width + left + right, channels)
         whole = writer.value(f"{output.name}:whole", shape, output.scale) if any(self.crop) else output
         weight_OIKL = self.weight_IOKL.transpose(0, 1)
-        weights = _weights(writer, source, output, weight_OIKL, self.bias_O, (0, 2, 3, 1), 0)
+        weights = _weights(writer, source, output.name, (weight_OIKL, self.bias_O), order=(0, 2, 3, 1))
         size = writer.constant(f"{output.name}:size", np.array(shape, np.int32))
         writer.add(
             "TRANSPOSE_CONV",
@@ -169,17 +169,11 @@ def affine(scale_C: Tensor, shift_C: Tensor) -> Conv:
 
 
 def _weights(
-    writer: Writer,
-    source: Value,
-    output: Value,
-    weight_OIKL: Tensor,
-    bias_O: Tensor,
-    order: tuple[int, ...],
-    axis: int,
+    writer: Writer, source: Value, label: str, kernel: tuple[Tensor, Tensor], *, order: tuple[int, ...], axis: int = 0
 ) -> tuple[int, int]:
     """Add weights and bias, in 8 and 32 bits where the source has 8, and return their indices."""
-    weight, bias = weight_OIKL.detach().numpy(), bias_O.detach().numpy()
-    names = f"{output.name}:weight", f"{output.name}:bias"
+    weight, bias = (each.detach().numpy() for each in kernel)
+    names = f"{label}:weight", f"{label}:bias"
     if source.scale is None:
         floats = np.ascontiguousarray(weight.transpose(order), np.float32)
         return writer.constant(names[0], floats), writer.constant(names[1], bias.astype(np.float32))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detloom_plugins.litert.calls import Call, Handler, Ref, Refused
 from detloom_plugins.litert.convolution import Conv, TransposedConv, affine
 from detloom_plugins.litert.movement import Pad, ResizeBilinear, ResizeNearest
 from detloom_plugins.litert.pooling import AveragePool, MaxPool, Mean
-from detloom_plugins.litert.reading import Call, Handler, Ref, Refused
 from detloom_plugins.litert.windows import Pads, Window
 
 __all__ = ["LAYERS"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from detloom_plugins.litert.arithmetic import ARITHMETIC
+from detloom_plugins.litert.calls import Handler
 from detloom_plugins.litert.layers import LAYERS
-from detloom_plugins.litert.reading import Handler
 
 __all__ = ["MEANINGS"]
 

@@ -41,7 +41,7 @@ class MaxPool(Operation):
     def write(self, writer: Writer, inputs: Sequence[Value], output: Value) -> None:
         """Add the operator, whose own padding counts for nothing."""
         number = 0.0 if self.is_never_negative else float("-inf")
-        _write_pool("MAX_POOL_2D", self.window, writer, inputs[0], output, number)
+        _write_pool(writer, "MAX_POOL_2D", self.window, inputs[0], output, number=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class AveragePool(Operation):
 
     def write(self, writer: Writer, inputs: Sequence[Value], output: Value) -> None:
         """Add the operator."""
-        _write_pool("AVERAGE_POOL_2D", self.window, writer, inputs[0], output, 0.0)
+        _write_pool(writer, "AVERAGE_POOL_2D", self.window, inputs[0], output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ class Mean(Operation):
         writer.add("MEAN", version, [inputs[0].index, axes], output, "ReducerOptions", keepDims=True)
 
 
-def _write_pool(kind: str, window: Window, writer: Writer, source: Value, output: Value, number: float) -> None:
+def _write_pool(
+    writer: Writer, kind: str, window: Window, source: Value, output: Value, *, number: float = 0.0
+) -> None:
     padding, pads = window.padding(source.shape_BHWC[1:3], output.shape_BHWC[1:3])
     writer.add(
         kind,

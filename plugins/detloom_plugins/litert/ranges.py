@@ -3,7 +3,7 @@
 Pictures are looked at a few at a time and nothing of them is kept, however many there are: extremes take one pass,
 percentiles a second one, in which a histogram of each value is filled between its extremes.
 
-References: Jacob et al. 2018, arXiv:1712.05877, section 3; Wu et al. 2020, arXiv:2004.09602, section 5, for percentiles.
+References: Jacob et al. 2018, arXiv:1712.05877, section 3; for percentiles Wu et al. 2020, arXiv:2004.09602, section 5.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def observe(graph: Graph, pictures_NCHW: Tensor, *, calibration: Calibration, pe
 
 def _batches(pictures_NCHW: Tensor) -> Iterator[Tensor]:
     size = max(1, PIXELS // pictures_NCHW.shape[2:].numel())
-    yield from pictures_NCHW.split(size)
+    yield from torch.split(pictures_NCHW, size)
 
 
 def _extremes(graph: Graph, pictures_NCHW: Tensor) -> dict[str, Range]:

@@ -5,35 +5,20 @@ and with its module; nothing is left to run elsewhere.
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from detloom.errors import ExportError, reason
 from detloom.export.network import Network
-from detloom_plugins.litert.graph import Graph, Node, Operation
+from detloom_plugins.litert.calls import Call, Ref, Refused
+from detloom_plugins.litert.graph import Graph, Node
+from detloom_plugins.litert.meanings import MEANINGS
 
-__all__ = ["Call", "Handler", "Reading", "Ref", "Refusal", "Refused", "read"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A value of the graph that is read: its name and its shape, with a batch of one."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-class Refused(Exception):  # noqa: N818 - no error of the program: the verdict on one operator
-    """An operator that cannot be written; says why, and what to change."""
-
-    def __init__(self, why: str, remedy: str = "") -> None:
-        super().__init__(why)
-        self.why = why
-        self.remedy = remedy
+__all__ = ["Reading", "Refusal", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,59 +44,6 @@ class Reading:
 
     graph: Graph
     refusals: tuple[Refusal, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of an ATen operator.
-
-    Attributes:
-        name: Of the result.
-        path: Of the module.
-        arguments: By the names of the operator's schema, with its defaults: values of the graph, tensors that are
-            constant, plain data.
-        shape: Of the result; of the first, where there are several.
-        nodes: That the meaning adds its operations to.
-    """
-
-    name: str
-    path: str
-    arguments: Mapping[str, Any]
-    shape: tuple[int, ...]
-    nodes: list[Node]
-
-    def value(self, *names: str) -> Ref:
-        """Return the argument that is a map, by the first of these names that the operator has."""
-        found = next(self.arguments[name] for name in names if name in self.arguments)
-        if not isinstance(found, Ref):
-            raise Refused("it is computed from constants alone")
-        if len(found.shape) != 4:  # batch, channels, height, width
-            raise Refused(f"its input has {len(found.shape)} axes, not batch, channels, height and width")
-        return found
-
-    def tensor(self, name: str) -> Tensor | None:
-        """Return an argument that is constant, or None where it is absent."""
-        found = self.arguments[name]
-        if found is None or isinstance(found, Tensor):
-            return None if found is None else found.detach().to(torch.float32)
-        raise Refused(f"its {name} is computed from the picture, not constant")
-
-    def add(self, operation: Operation, *inputs: Ref, shape: Sequence[int] | None = None, part: str = "") -> Ref:
-        """Add an operation and return its output.
-
-        Args:
-            operation: What it does.
-            inputs: In its order.
-            shape: Of its output; by default that of the call's result.
-            part: Tells several operations of one call apart; the last has none.
-        """
-        name = f"{self.name}.{part}" if part else self.name
-        self.nodes.append(Node(name, operation, tuple(each.name for each in inputs), self.path))
-        return Ref(name, tuple(self.shape if shape is None else shape))
-
-
-Handler = Callable[[Call], "Ref | tuple[Ref, ...]"]
-"""Adds the operations of one call and returns its result, or its results."""
 
 
 def read(network: Network) -> Reading:
@@ -151,7 +83,7 @@ class _Reader:
             if node.op == "call_function":
                 self._known[node.name] = self._result(node)
             elif node.op == "output":
-                outputs = tuple(self._output(fx.map_arg(each, self._look_up)) for each in node.args[0])
+                outputs = tuple(map(self._output, self._looked_up(node.args[0])))
         graph = Graph(self._picture, {node.name: node for node in self._nodes}, outputs)
         return Reading(graph, tuple(self._refusals))
 
@@ -167,35 +99,30 @@ class _Reader:
                 self._known[name] = held[spec.target] if spec.target in held else self._program.constants[spec.target]
 
     def _result(self, node: fx.Node) -> Any:
-        arguments = fx.map_arg(_by_name(node), self._look_up)
+        target, arguments = cast("Callable[..., Any]", node.target), self._looked_up(_by_name(node))
         if not _refs(arguments):
+            # Weights that are computed from weights.
             with torch.no_grad():
-                return node.target(*fx.map_arg(node.args, self._look_up), **fx.map_arg(node.kwargs, self._look_up))  # type: ignore[operator] - the target of a call is callable
-        if node.target is operator.getitem:
-            found, index = (fx.map_arg(each, self._look_up) for each in node.args)
-            return found[index]
+                return target(*self._looked_up(node.args), **self._looked_up(node.kwargs))
+        if target is operator.getitem:
+            return target(*self._looked_up(node.args))
         return self._meaning(node, arguments)
 
     def _meaning(self, node: fx.Node, arguments: Mapping[str, Any]) -> Any:
-        from detloom_plugins.litert.meanings import MEANINGS
-
         path = _path(node)
         called = str(node.target)
         shapes = _shapes(node)
         call = Call(node.name, path, arguments, shapes[0], self._nodes)
         try:
-            handler = MEANINGS.get(_base(called))
-            if handler is None:
-                raise Refused("LiteRT files are not written with it", _REMEDIES.get(_base(called), ""))
-            return handler(call)
+            return MEANINGS.get(_base(called), _unknown)(call)
         except Refused as refused:
-            remedy = refused.remedy or "replace it, or leave it to the head's decode, which runs on the host"
+            remedy = refused.remedy or _REMEDIES.get(_base(called), OTHER_REMEDY)
             self._refusals.append(Refusal(path, called, refused.why, remedy))
             refs = tuple(Ref(f"{node.name}.{index}", shape) for index, shape in enumerate(shapes))
             return refs[0] if isinstance(node.meta["val"], Tensor) else refs
 
-    def _look_up(self, node: fx.Node) -> Any:
-        return self._known[node.name]
+    def _looked_up(self, arguments: Any) -> Any:
+        return fx.map_arg(arguments, lambda node: self._known[node.name])
 
     def _output(self, found: Any) -> str:
         if isinstance(found, Ref):
@@ -204,6 +131,7 @@ class _Reader:
         return ""
 
 
+OTHER_REMEDY = "replace it, or leave it to the head's decode, which runs on the host"
 _REMEDIES: Mapping[str, str] = {
     "mish": "use the activation silu, leaky-relu or relu",
     "softplus": "use the activation silu, leaky-relu or relu",
@@ -216,6 +144,10 @@ _REMEDIES: Mapping[str, str] = {
     "group_norm": "use batch norm, which folds into convolutions",
     "native_group_norm": "use batch norm, which folds into convolutions",
 }
+
+
+def _unknown(call: Call) -> Ref:  # noqa: ARG001 - takes what those take that know their operator
+    raise Refused("LiteRT files are not written with it")
 
 
 def _base(called: str) -> str:

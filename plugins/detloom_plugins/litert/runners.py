@@ -53,7 +53,8 @@ def _quantised(image_BHWC: NDArray[np.float32], tensor: Any) -> NDArray[Any]:
     scale, zero_point = tensor["quantization"]
     if tensor["dtype"] is np.float32:
         return np.ascontiguousarray(image_BHWC)
-    return np.clip(np.round(image_BHWC / scale) + zero_point, -128, 127).astype(np.int8)
+    numbers: NDArray[Any] = np.clip(np.round(image_BHWC / scale) + zero_point, -128, 127).astype(np.int8)
+    return numbers
 
 
 def _real(numbers: NDArray[Any], tensor: Any) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Windows that slide: LiteRT knows two ways to pad them, torch knows any.
 
-SAME pads as little as gives ``ceil(size / stride)`` places, the odd row at the end; VALID pads nothing. A convolution of
-stride 2 that pads one row on both sides is neither on an even size, which is the usual mistake of converters.
+SAME pads as little as gives ``ceil(size / stride)`` places, the odd row at the end; VALID pads nothing. A convolution
+of stride 2 that pads one row on both sides is neither on an even size, which is the usual mistake of converters.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from detloom_plugins.litert.graph import Scale
 from detloom_plugins.litert.writer import Value, Writer
 
-__all__ = ["Pads", "Window", "padded", "write_pad"]
+__all__ = ["NO_PADS", "Pads", "Window", "padded", "write_pad"]
 
 
 class Pads(NamedTuple):
@@ -21,6 +21,9 @@ class Pads(NamedTuple):
     right: int = 0
     top: int = 0
     bottom: int = 0
+
+
+NO_PADS = Pads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Window:
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
-    pads: Pads = Pads()
+    pads: Pads = NO_PADS
     dilation: tuple[int, int] = (1, 1)
 
     def padding(self, size: Sequence[int], places: Sequence[int]) -> tuple[Literal["SAME", "VALID"], Pads]:
@@ -54,12 +57,12 @@ class Window:
             )
         ]
         if all(before == 0 and reach <= 0 for before, reach in zip(befores, reaches, strict=True)):
-            return "VALID", Pads()
+            return "VALID", NO_PADS
         if all(
             count == -(-length // stride) and before == max(reach, 0) // 2
             for length, count, stride, before, reach in zip(size, places, self.stride, befores, reaches, strict=True)
         ):
-            return "SAME", Pads()
+            return "SAME", NO_PADS
         below, right = (max(reach - before, 0) for before, reach in zip(befores, reaches, strict=True))
         return "VALID", Pads(self.pads.left, right, self.pads.top, below)
 

@@ -8,14 +8,11 @@ Source: the schema of LiteRT models, version 3, as the package ai-edge-litert ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from detloom_plugins.litert.graph import Scale
 
@@ -126,7 +123,7 @@ class Writer:
         return len(self._graph.tensors) - 1
 
     def add(
-        self, name: str, version: int, inputs: Sequence[int], output: Value, kind: str = "", **options: int | float
+        self, name: str, version: int, inputs: Sequence[int], output: Value, kind: str = "", **options: float
     ) -> None:
         """Add an operator.
 

@@ -68,7 +68,9 @@ class EthosUExporter(Exporter):
         calibration: Calibration = "percentile",
         percentile: float = 99.99,
     ) -> None:
-        self.machine = Machine.of(accelerator, system, memory, config, optimise, arena_kib)
+        self.machine = Machine.of(
+            accelerator, system=system, memory=memory, config=config, optimise=optimise, arena_kib=arena_kib
+        )
         self.allow_cpu = allow_cpu
         self._litert = LitertExporter(calibration=calibration, percentile=percentile)
 
@@ -83,12 +85,14 @@ class EthosUExporter(Exporter):
 
         Where an operator runs does not depend on ranges of numbers, so that those of one random picture serve.
         """
-        refused = self._litert.check(network).at(Placement.REFUSED)
-        if refused:
+        try:
+            graph = graph_of(network)
+        except ExportError:
+            refused = self._litert.check(network).at(Placement.REFUSED)
+            if not refused:
+                raise
             return Preflight(self.machine.accelerator, "the operators that detloom writes LiteRT files with", refused)
-        converted = convert_to_int8(
-            network, graph_of(network), network.example_BCHW(), calibration="min-max", percentile=100
-        )
+        converted = convert_to_int8(network, graph, network.example_BCHW(), calibration="min-max", percentile=100)
         return self._preflight(compile_model(converted.data, self.machine), converted.operators)
 
     def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
@@ -143,21 +147,15 @@ class EthosUExporter(Exporter):
         return f"the network takes {figures['sram_kib']:.0f} KiB of SRAM, and arena_kib allows {limit}"
 
     def _demand_success(self, preflight: Preflight) -> None:
-        wrong = [] if self.allow_cpu else [_line(each) for each in preflight.at(Placement.CPU)]
-        if wrong:
-            more = len(wrong) - MOST_NAMED
-            rest = [f"... and {more} more, which --check names"] if more > 0 else []
-            raise ExportError(
-                "\n  ".join(
-                    (
-                        f"{self.machine.accelerator}: {len(wrong)} of {len(preflight.verdicts)} operators would fall "
-                        "back to the host processor:",
-                        *wrong[:MOST_NAMED],
-                        *rest,
-                        "Change the modules, or accept it: allow_cpu = true",
-                    )
-                )
+        fallen = [] if self.allow_cpu else [_line(each) for each in preflight.at(Placement.CPU)]
+        if fallen:
+            head = (
+                f"{self.machine.accelerator}: {len(fallen)} of {len(preflight.verdicts)} operators would fall back to "
+                "the host processor:"
             )
+            more = [f"... and {len(fallen) - MOST_NAMED} more; --check names them all"] * (len(fallen) > MOST_NAMED)
+            tail = "Change the modules, or accept it: allow_cpu = true"
+            raise ExportError("\n  ".join((head, *fallen[:MOST_NAMED], *more, tail)))
         for each in preflight.at(Placement.REFUSED):
             raise ExportError(f"{self.machine.accelerator}: {each.reason}; {each.remedy}")
 

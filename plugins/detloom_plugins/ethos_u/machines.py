@@ -93,7 +93,14 @@ class Machine:
 
     @classmethod
     def of(
-        cls, accelerator: str, system: str, memory: str, config: str, optimise: Optimise, arena_kib: int | None
+        cls,
+        accelerator: str,
+        *,
+        system: str = "",
+        memory: str = "",
+        config: str = "",
+        optimise: Optimise = "performance",
+        arena_kib: int | None = None,
     ) -> "Machine":
         """Return a machine with its usual system and memory where they are empty.
 

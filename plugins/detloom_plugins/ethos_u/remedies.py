@@ -11,8 +11,8 @@ LARGE_POOL = 9
 MANY_PARTS = 16
 CASCADE = "the reparam pass spp-cascade (`--pass spp-cascade`) makes it of small pools, with the same numbers"
 SPLINTERED = (
-    "it becomes an operator for each position or group: take strides of 1 to 3, and convolutions that have no groups or "
-    "as many as channels"
+    "it becomes an operator for each position or group: take strides of 1 to 3, and no groups, or as many as there "
+    "are channels"
 )
 
 ACTIVATION = "take an activation that is for it: relu, relu6, leaky_relu, silu or hardswish; then train anew"

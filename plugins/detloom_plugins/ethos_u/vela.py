@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from xml.etree import ElementTree
+from xml.etree.ElementTree import parse
 
 from detloom.errors import ExportError
 from detloom_plugins.ethos_u.machines import Machine
@@ -119,7 +119,7 @@ def _run(folder: Path, machine: Machine) -> str:
 
 def _tables(file: Path) -> Mapping[str, list[dict[str, str]]]:
     """Return the rows of each table of Vela's debug database."""
-    root = ElementTree.parse(file).getroot()  # noqa: S314 - the compiler wrote it a moment ago
+    root = parse(file).getroot()  # noqa: S314 - the compiler wrote it a moment ago
     return {
         str(table.get("name")): list(csv.DictReader((table.text or "").strip().splitlines()))
         for table in root.iter("table")

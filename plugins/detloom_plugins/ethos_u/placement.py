@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from detloom.export.network import Placement, Verdict
-from detloom_plugins.ethos_u.remedies import CASCADE, LARGE_POOL, MANY_PARTS, SPLINTERED, remedy_of
+from detloom_plugins.ethos_u.remedies import CASCADE, LARGE_POOL, MANY_PARTS, SPLINTERED, WINDOWS, remedy_of
 from detloom_plugins.ethos_u.vela import Compiled, Part
 from detloom_plugins.litert.writer import Operator
 
@@ -48,7 +48,7 @@ def _verdict(operator: Operator, parts: Sequence[Part], compiled: Compiled, fami
 
 def _advice(operator: Operator, parts: Sequence[Part]) -> str:
     """Return what makes it faster, where it runs on the NPU but costs far more than it need."""
-    if len(parts) > MANY_PARTS:
+    if len(parts) >= MANY_PARTS and operator.name in WINDOWS:
         return SPLINTERED
     is_large = operator.name == "MAX_POOL_2D" and max(each.kernel for each in parts) >= LARGE_POOL
     return CASCADE if is_large else ""

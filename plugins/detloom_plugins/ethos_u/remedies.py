@@ -5,10 +5,12 @@ Facts: Vela 5.2's reports of supported operators (``vela --supported-ops-report`
 
 from collections.abc import Mapping
 
-__all__ = ["CASCADE", "LARGE_POOL", "MANY_PARTS", "SPLINTERED", "remedy_of"]
+__all__ = ["CASCADE", "LARGE_POOL", "MANY_PARTS", "SPLINTERED", "WINDOWS", "remedy_of"]
 
 LARGE_POOL = 9
 MANY_PARTS = 16
+# A concatenation is an operator for each input by its nature; of these, one is enough.
+WINDOWS = ("AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D")
 CASCADE = "the reparam pass spp-cascade (`--pass spp-cascade`) makes it of small pools, with the same numbers"
 SPLINTERED = (
     "it becomes an operator for each position or group: take strides of 1 to 3, and no groups, or as many as there "

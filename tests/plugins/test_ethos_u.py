@@ -182,10 +182,19 @@ def test_a_fallback_may_be_allowed(tmp_path: Path) -> None:
     assert len(exported.preflight.at(Placement.CPU)) == 1
 
 
-def test_the_compiled_file_is_one_operator_with_the_inputs_and_outputs_of_its_source(tmp_path: Path) -> None:
-    exported = exported_to(tmp_path, network_of(nn.SiLU(), nn.MaxPool2d(2)))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    folder = tmp_path_factory.mktemp("export")
+    layers = (nn.SiLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.LeakyReLU(0.1), nn.MaxPool2d(5, 1, 2), nn.Hardswish())
+    return folder, exported_to(folder, network_of(*layers))
 
-    device, source = (described(tmp_path / name) for name in exported.files[:2])
+
+def test_the_compiled_file_is_one_operator_with_the_inputs_and_outputs_of_its_source(
+    written: tuple[Path, Exported],
+) -> None:
+    folder, exported = written
+
+    device, source = (described(folder / name) for name in exported.files[:2])
     assert exported.files == ("model_vela.tflite", "model.tflite", "model_float.tflite")
     assert device["operators"] == ["ethos-u"]
     assert len(source["operators"]) > 4
@@ -195,17 +204,16 @@ def test_the_compiled_file_is_one_operator_with_the_inputs_and_outputs_of_its_so
     ]
 
 
-def test_the_simulator_equals_litert_for_microcontrollers_to_the_bit(tmp_path: Path) -> None:
+def test_the_simulator_equals_litert_for_microcontrollers_to_the_bit(written: tuple[Path, Exported]) -> None:
     runtime = pytest.importorskip("tflite_micro", reason="needs tflite-micro, of the extra test").runtime
-    network = network_of(nn.SiLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.LeakyReLU(0.1), nn.MaxPool2d(5, 1, 2), nn.Hardswish())
-    exported = exported_to(tmp_path, network)
+    folder, exported = written
     image_BCHW = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)).numpy()
     (tensor,) = exported.tensors
     assert tensor["scale"] is not None
 
-    (simulated_BCHW,) = EthosUExporter().runners(exported, tmp_path)["simulator"](image_BCHW)
+    (simulated_BCHW,) = EthosUExporter().runners(exported, folder)["simulator"](image_BCHW)
 
-    micro = runtime.Interpreter.from_file(str(tmp_path / "model.tflite"), arena_size=1 << 20)
+    micro = runtime.Interpreter.from_file(str(folder / "model.tflite"), arena_size=1 << 20)
     micro.set_input(np.clip(np.round(image_BCHW.transpose(0, 2, 3, 1) * 255) - 128, -128, 127).astype(np.int8), 0)
     micro.invoke()
     expected_BHWC = (micro.get_output(0).astype(np.float32) - tensor["zero_point"]) * np.float32(tensor["scale"])

@@ -55,12 +55,6 @@ def _gelu(call: Call) -> Ref:
     return call.add(Activation("GELU"), call.value("self"))
 
 
-def _elu(call: Call) -> Ref:
-    if any(call.arguments[name] != 1 for name in ("alpha", "scale", "input_scale")):
-        raise Refused("LiteRT's ELU has no settings", "use alpha = 1")
-    return call.add(Activation("ELU"), call.value("self"))
-
-
 def _combine(kind: Literal["ADD", "SUB", "MUL"]) -> Handler:
     def handler(call: Call) -> Ref:
         first, second, alpha = call.arguments["self"], call.arguments["other"], call.arguments.get("alpha", 1)
@@ -208,7 +202,6 @@ ARITHMETIC: Mapping[str, Handler] = MappingProxyType(
         "detach_": _nothing,
         "div": _div,
         "dropout": _nothing,
-        "elu": _elu,
         "expand": _nothing,
         "feature_dropout": _nothing,
         "gelu": _gelu,

@@ -1,8 +1,6 @@
 """Convolutions: ordinary, grouped, by channel and transposed, with 8-bit weights per output channel.
 
 Shape letters: see ``graph``; O output channels, I input channels of a group, K and L rows and columns of a kernel.
-Reference: Jacob et al. 2018, arXiv:1712.05877, section 2; Krishnamoorthi 2018, arXiv:1806.08342, section 3, for scales
-per channel.
 """
 
 from collections.abc import Sequence
@@ -10,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from detloom_plugins.litert.graph import Operation
+from detloom_plugins.litert.weights import write_weights
 from detloom_plugins.litert.windows import NO_PADS, Pads, Window, padded
 from detloom_plugins.litert.writer import Value, Writer
 
@@ -22,8 +20,6 @@ __all__ = ["FUSED", "Conv", "Fusable", "TransposedConv", "affine", "clamped"]
 
 Fusable = Literal["none", "relu", "relu6"]
 FUSED = {"none": "NONE", "relu": "RELU", "relu6": "RELU6"}
-# Room for the sum of products beside the bias, in 32 bits.
-LARGEST_BIAS = 2.0**30
 
 
 def clamped(x_BCHW: Tensor, activation: Fusable) -> Tensor:
@@ -85,7 +81,7 @@ class Conv(Operation):
         source = padded(writer, source, pads)
         is_by_channel = self.groups > 1 and self.weight_OIKL.shape[1] == 1
         order, axis = ((1, 2, 3, 0), 3) if is_by_channel else ((0, 2, 3, 1), 0)
-        weights = _weights(writer, source, output.name, (self.weight_OIKL, self.bias_O), order=order, axis=axis)
+        weights = write_weights(writer, source, output, (self.weight_OIKL, self.bias_O), order=order, axis=axis)
         options = {
             "padding": writer.enumerated("Padding", padding),
             "strideH": self.window.stride[0],
@@ -143,7 +139,7 @@ class TransposedConv(Operation):
         shape = (batch, height + top + bottom, width + left + right, channels)
         whole = writer.value(f"{output.name}:whole", shape, output.scale) if any(self.crop) else output
         weight_OIKL = self.weight_IOKL.transpose(0, 1)
-        weights = _weights(writer, source, output.name, (weight_OIKL, self.bias_O), order=(0, 2, 3, 1))
+        weights = write_weights(writer, source, output, (weight_OIKL, self.bias_O), order=(0, 2, 3, 1))
         size = writer.constant(f"{output.name}:size", np.array(shape, np.int32))
         writer.add(
             "TRANSPOSE_CONV",
@@ -166,39 +162,3 @@ def affine(scale_C: Tensor, shift_C: Tensor) -> Conv:
     8-bit numbers would round twice.
     """
     return Conv(scale_C[:, None, None, None], shift_C, Window((1, 1)), groups=len(scale_C))
-
-
-def _weights(
-    writer: Writer, source: Value, label: str, kernel: tuple[Tensor, Tensor], *, order: tuple[int, ...], axis: int = 0
-) -> tuple[int, int]:
-    """Add weights and bias, in 8 and 32 bits where the source has 8, and return their indices."""
-    weight, bias = (each.detach().numpy() for each in kernel)
-    names = f"{label}:weight", f"{label}:bias"
-    if source.scale is None:
-        floats = np.ascontiguousarray(weight.transpose(order), np.float32)
-        return writer.constant(names[0], floats), writer.constant(names[1], bias.astype(np.float32))
-    scale_O = weight_scales(weight, bias, source.scale.scale)
-    bytes_OIKL = np.clip(np.round(weight / scale_O[:, None, None, None]), -127, 127).astype(np.int8)
-    bias_scale_O = (np.float32(source.scale.scale) * scale_O).astype(np.float32)
-    words_O = np.round(bias / bias_scale_O.astype(np.float64)).astype(np.int32)
-    return (
-        writer.constant(names[0], bytes_OIKL.transpose(order), scale_O, axis=axis),
-        writer.constant(names[1], words_O, bias_scale_O),
-    )
-
-
-def weight_scales(weight_OIKL: NDArray[np.float32], bias_O: NDArray[np.float32], source: float) -> NDArray[np.float32]:
-    """Return the scale of each output channel's weights, symmetric about zero.
-
-    A channel whose weights are next to nothing beside its bias would need a bias of more than 32 bits; its scale is as
-    large as the bias demands, which costs nothing that could be seen.
-
-    Args:
-        weight_OIKL: In real numbers.
-        bias_O: In real numbers.
-        source: Scale of the input.
-    """
-    by_weight_O = np.abs(weight_OIKL).max((1, 2, 3)) / 127
-    by_bias_O = np.abs(bias_O) / (source * LARGEST_BIAS)
-    scale_O = np.maximum(by_weight_O, by_bias_O)
-    return np.where(scale_O > 0, scale_O, 1.0).astype(np.float32)

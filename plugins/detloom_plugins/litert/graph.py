@@ -33,12 +33,15 @@ class Operation(ABC):
     """What a node does.
 
     Attributes:
-        shares_scale: Whether its numbers pass through, so that inputs and output must have the same scale.
         demanded: The scale that its 8-bit output has by definition of the format.
     """
 
-    shares_scale: ClassVar[bool] = False
     demanded: ClassVar[Scale | None] = None
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return whether 8-bit numbers pass through, so that inputs and output must have the same scale."""
+        return False
 
     @abstractmethod
     def run(self, *inputs: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +23,11 @@ class Concat(Operation):
     """Maps joined along one of torch's axes."""
 
     axis: int
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the joined map."""
@@ -52,7 +55,11 @@ class Slice(Operation):
     start: int
     stop: int
     step: int = 1
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the part."""
@@ -73,7 +80,11 @@ class Pad(Operation):
 
     pads: Pads
     number: float = 0.0
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the padded map."""
@@ -92,7 +103,11 @@ class ResizeNearest(Operation):
     """
 
     factors: tuple[int, int]
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the enlarged map."""
@@ -118,7 +133,11 @@ class ResizeBilinear(Operation):
 
     size: tuple[int, int]
     align_corners: bool = False
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the resized map."""

@@ -20,7 +20,12 @@ __all__ = ["Activation", "Combine", "Extreme", "LeakyRelu", "Requantise", "Sigmo
 class Activation(Operation):
     """An activation without settings."""
 
-    kind: Literal["RELU", "RELU6", "HARD_SWISH", "ELU", "GELU"]
+    kind: Literal["RELU", "RELU6", "HARD_SWISH", "GELU"]
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return whether it is the one that LiteRT for Microcontrollers only clamps by."""
+        return self.kind == "RELU6"
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the activated map."""
@@ -39,7 +44,6 @@ _MEANINGS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
         "RELU": functional.relu,
         "RELU6": functional.relu6,
         "HARD_SWISH": functional.hardswish,
-        "ELU": functional.elu,
         "GELU": functional.gelu,
     }
 )
@@ -130,7 +134,11 @@ class Extreme(Operation):
     """The larger or the smaller of two maps, number by number."""
 
     kind: Literal["MAXIMUM", "MINIMUM"]
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the extremes."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -28,7 +27,11 @@ class MaxPool(Operation):
     window: Window
     reaches_over: bool = False
     is_never_negative: bool = False
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the maxima."""
@@ -55,7 +58,11 @@ class AveragePool(Operation):
 
     window: Window
     reaches_over: bool = False
-    shares_scale: ClassVar[bool] = True
+
+    @property
+    def shares_scale(self) -> bool:
+        """Return True."""
+        return True
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the means."""

@@ -133,6 +133,7 @@ class _Reader:
 
 OTHER_REMEDY = "replace it, or leave it to the head's decode, which runs on the host"
 _REMEDIES: Mapping[str, str] = {
+    "elu": "use the activation silu, leaky-relu or relu",
     "mish": "use the activation silu, leaky-relu or relu",
     "softplus": "use the activation silu, leaky-relu or relu",
     "softmax": "leave it to the head's decode, which runs on the host",

@@ -49,7 +49,7 @@ class EthosUExporter(Exporter):
 
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         {
-            name: MappingProxyType({"accelerator": name, "system": system, "memory": memory})
+            name: {"accelerator": name, "system": system, "memory": memory}
             for name, (system, memory) in ACCELERATORS.items()
         }
     )

@@ -38,8 +38,7 @@ def _verdict(operator: Operator, parts: Sequence[Part], compiled: Compiled, fami
             "Vela does not say why",
         )
         return Verdict(operator.module, operator.name, Placement.CPU, reason, remedy_of(operator.name, reason, family))
-    if not parts:
-        return Verdict(operator.module, operator.name, Placement.NPU, "folded into its neighbours", cycles=0)
+    # What Vela folded into its neighbours has no parts, and costs nothing.
     cycles = sum(each.cycles for each in parts)
     placement = Placement.SPLIT if len(parts) > 1 else Placement.NPU
     reason = f"as {_counted(parts)}" if len(parts) > 1 else ""
@@ -50,7 +49,7 @@ def _advice(operator: Operator, parts: Sequence[Part]) -> str:
     """Return what makes it faster, where it runs on the NPU but costs far more than it need."""
     if len(parts) >= MANY_PARTS and operator.name in WINDOWS:
         return SPLINTERED
-    is_large = operator.name == "MAX_POOL_2D" and max(each.kernel for each in parts) >= LARGE_POOL
+    is_large = operator.name == "MAX_POOL_2D" and any(each.kernel >= LARGE_POOL for each in parts)
     return CASCADE if is_large else ""
 
 

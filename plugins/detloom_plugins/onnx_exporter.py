@@ -3,44 +3,35 @@
 Source: the ONNX specification, opsets 11 to 23 (onnx.ai/onnx/operators).
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from detloom.data.letterbox import FILL
-from detloom.errors import ExportError, RecipeError, reason
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
-from detloom.host_spec import InputSpec, NumberType, TensorSpec
 from detloom.interfaces import Exporter
-from detloom_plugins.equal_maps import demand_equality, maps_of_module
 from detloom_plugins.extras import missing_packages
 from detloom_plugins.half_range import demand_half_range
 from detloom_plugins.onnx_file import (
-    INPUT,
-    OLDEST_OPSET,
-    Numbers,
+    PACKAGES,
     OnnxRunner,
-    onnx_model,
-    save,
+    check_format,
+    demand_opset,
+    described_input,
+    described_outputs,
+    write_checked,
 )
-from detloom_plugins.traced_operators import refusals
+from detloom_plugins.onnx_graph import OLDEST_OPSET, Numbers
 
-__all__ = ["PACKAGES", "OnnxExporter", "converted", "format_check", "input_spec", "tensor_specs"]
+__all__ = ["OnnxExporter"]
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript", "onnxslim")
 FILE = "model.onnx"
-NEWEST_OPSET = 23
-# Over 1 + the largest magnitude of a map: rounding alone, which float16 has 8192 times as much of.
-TOLERANCES: Mapping[Numbers, float] = {"float32": 1e-4, "float16": 2e-2}
-_REFUSED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'|Exporting the operator '([^']+)'")
 
 
 class OnnxExporter(Exporter):
-    """Write one ONNX file with an output for each raw map, checked against torch by onnxruntime.
+    """Write one ONNX file with an output for each raw map, held against torch by onnxruntime.
 
     Args:
         numbers: Of weights, input and outputs. onnxruntime computes float16 in float32 where the processor has no
@@ -63,7 +54,7 @@ class OnnxExporter(Exporter):
 
     def check(self, network: Network) -> Preflight:
         """Return the operators that ONNX cannot express; a format is no chip, so nothing else is told."""
-        return format_check(network, self.opset)
+        return check_format(network, self.opset)
 
     def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
         """Write the file, and hold its outputs against torch's."""
@@ -73,8 +64,17 @@ class OnnxExporter(Exporter):
         note = write_checked(
             network, folder / FILE, numbers=self.numbers, opset=self.opset, dynamic_batch=self.dynamic_batch
         )
-        return Exported((FILE,), input_spec(network, self.numbers), tensor_specs(network, self.numbers), notes=(note,))
+        notes = (note, "A run takes any number of pictures.") if self.dynamic_batch else (note,)
+        return Exported(
+            (FILE,), described_input(network, self.numbers), described_outputs(network, self.numbers), notes=notes
+        )
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
         """Return the file, run by onnxruntime."""
-        return {"float": OnnxRunner(folder / exported.files[0], [each["name"] for each in exported.tensors])}
+        return {"float": OnnxRunner(folder / FILE, [each["name"] for each in exported.tensors])}
+
+
+@hookimpl
+def register_components(register: Callable[[str, type[Any]], None]) -> None:
+    """Offer the exporter."""
+    register("onnx", OnnxExporter)

@@ -100,11 +100,9 @@ def write_checked(network: Network, path: Path, *, numbers: Numbers, opset: int,
         model = onnx_model(network, numbers=numbers, opset=opset, dynamic_batch=dynamic_batch)
     except torch.onnx.OnnxExporterError as error:
         verdicts = check_format(network, opset).verdicts
-        if verdicts:
-            raise refused(verdicts) from error
-        raise ExportError(
-            f"torch.onnx failed: {reason(error)}\n  Nothing was written. Try another opset than {opset}."
-        ) from error
+        if not verdicts:
+            raise ExportError(f"torch.onnx failed: {reason(error)}\n  Nothing was written.") from error
+        raise refused(verdicts) from error
     save(model, path)
     example_BCHW = network.example_BCHW(2 if dynamic_batch else 1)
     return demand_equality(

@@ -7,18 +7,19 @@ which vendors' tools want. The opset decides which is used, and the file is held
 
 import ast
 import copy
-import io
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
 
-from detloom.errors import ExportError
+from detloom.errors import ExportError, reason
 from detloom.export.network import Network
 from detloom_plugins.traced_operators import traced
 
@@ -33,7 +34,6 @@ OLDEST_OPSET = 11
 NEWEST_OPSET = 23
 FIRST_NATIVE_OPSET = 18
 """The first that the newer exporter writes itself."""
-MOST_REFUSALS = 20
 _REFUSED = re.compile(r"No ONNX function found for <OpOverload\(op='(\w+)\.(\w+)', overload='(\w+)'")
 
 
@@ -62,20 +62,21 @@ def onnx_model(network: Network, *, numbers: Numbers, opset: int, dynamic_batch:
 
 
 def refused_operators(network: Network, opset: int) -> list[str]:
-    """Return the names of the operators that have no conversion, as far as the exporter can be led past them."""
-    example = network.example_BCHW()
+    """Return the names of the operators that have no conversion, as far as the exporter can be led past them.
+
+    Raises:
+        ExportError: The exporter fails without naming one.
+    """
     with _quiet():
-        if opset < FIRST_NATIVE_OPSET:
-            names = torch.onnx.utils.unconvertible_ops(network.module, (example,), opset_version=opset)[1]
-            return list(dict.fromkeys(names))
-        program = traced(network.module, example)
-        stubs: dict[Callable[..., Any], Callable[..., Any]] = {}
-        for _ in range(MOST_REFUSALS):
-            refused = _first_refused(program, opset, stubs)
-            if refused is None or refused in stubs:
-                break
-            stubs[refused] = _stub
-    return [str(each) for each in stubs]
+        try:
+            if opset < FIRST_NATIVE_OPSET:
+                return _unconvertible(network.module, network.example_BCHW(), opset)
+            return _refused_in_turn(traced(network.module, network.example_BCHW()), opset)
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"torch.onnx cannot convert the network to opset {opset}: {reason(error)}\n"
+                "  Nothing was written. Try another opset."
+            ) from error
 
 
 def module_of(node: "NodeProto") -> str:
@@ -106,22 +107,37 @@ def _exported(
     return model
 
 
-def _first_refused(
-    program: torch.export.ExportedProgram, opset: int, stubs: dict[Callable[..., Any], Callable[..., Any]]
-) -> torch._ops.OpOverload | None:
-    try:
-        torch.onnx.export(
-            program, dynamo=True, opset_version=opset, custom_translation_table=stubs, optimize=False, verbose=False
-        )
-    except torch.onnx.OnnxExporterError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        found = _REFUSED.search(str(cause))
-        if found is not None:
-            space, name, overload = found.groups()
-            return cast("torch._ops.OpOverload", getattr(getattr(getattr(torch.ops, space), name), overload))
-    return None
+def _unconvertible(module: nn.Module, example: torch.Tensor, opset: int) -> list[str]:
+    return list(dict.fromkeys(torch.onnx.utils.unconvertible_ops(module, (example,), opset_version=opset)[1]))
+
+
+def _refused_in_turn(program: torch.export.ExportedProgram, opset: int) -> list[str]:
+    """Return each operator at which the exporter stops; those found before are given something in their place."""
+    stubs: dict[Callable[..., Any], Callable[..., Any]] = {}
+    while True:
+        try:
+            torch.onnx.export(
+                program, dynamo=True, opset_version=opset, custom_translation_table=stubs, optimize=False, verbose=False
+            )
+        except torch.onnx.OnnxExporterError as error:
+            refused = _operator_in(error)
+            if refused is not None and refused not in stubs:
+                stubs[refused] = _stub
+                continue
+            # What stands in for an operator need not have its shape, and then ends the search.
+            if not stubs:
+                raise
+        return [str(each) for each in stubs]
+
+
+def _operator_in(error: BaseException) -> Callable[..., Any] | None:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    found = _REFUSED.search(str(error))
+    if found is None:
+        return None
+    space, name, overload = found.groups()
+    return cast("Callable[..., Any]", getattr(getattr(getattr(torch.ops, space), name), overload))
 
 
 def _stub(*arguments: Any) -> Any:
@@ -135,20 +151,21 @@ def _traced(
     import onnx
 
     # The exporter would print the whole graph.
-    if refused := torch.onnx.utils.unconvertible_ops(module, (example,), opset_version=opset)[1]:
+    if refused := _unconvertible(module, example, opset):
         raise torch.onnx.OnnxExporterError(f"no conversion for {', '.join(refused)}")
-    file = io.BytesIO()
-    torch.onnx.export(
-        module,
-        (example,),
-        file,
-        dynamo=False,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=list(names),
-        dynamic_axes={name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None,
-    )
-    model = onnx.load_from_string(file.getvalue())
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=list(names),
+            dynamic_axes={name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None,
+        )
+        model = onnx.load(path)
     for node in model.graph.node:
         _rename(node, _path_of(node.name))
     return model

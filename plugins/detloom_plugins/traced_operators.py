@@ -70,7 +70,7 @@ def _uses(network: Network) -> Iterator[tuple[str, str]]:
     for node in traced(network.module, network.example_BCHW()).graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the type has no public name
             stack = list((node.meta.get("nn_module_stack") or {}).values())
-            yield _plain(node.target.name()), stack[-1][0] if stack else ""
+            yield _plain(str(node.target)), stack[-1][0] if stack else ""
 
 
 def _matching(operator: str, known: Collection[str]) -> set[str]:

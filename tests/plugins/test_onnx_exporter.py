@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tiny_network import SIDE, pictures, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,12 +25,14 @@ onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
 
 class Bessel(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return torch.special.bessel_j0(x_BCHW)
+        out: Tensor = torch.special.bessel_j0(x_BCHW)
+        return out
 
 
 class ScaledBessel(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return torch.special.i0e(x_BCHW)
+        out: Tensor = torch.special.i0e(x_BCHW)
+        return out
 
 
 def one_map(*layers: nn.Module, side: int = SIDE) -> Network:
@@ -225,9 +228,9 @@ def test_nearest_enlargement_by_one_and_a_half_is_that_of_torch(tmp_path: Path) 
         (np.ones((1, 3)), r"the output 'x' has the shape \[1, 3\], the network's map \[1, 2\]"),
     ],
 )
-def test_maps_that_are_not_the_networks_are_refused_by_name(found: np.ndarray, complaint: str) -> None:  # type: ignore[type-arg] # of any type
+def test_maps_that_are_not_the_networks_are_refused_by_name(found: NDArray[np.float64], complaint: str) -> None:
     with pytest.raises(ExportError, match=complaint):
-        demand_equality([found], [np.ones((1, 2), np.float32)], ["x"], tolerance=1e-3, where="file")
+        demand_equality([found.astype(np.float32)], [np.ones((1, 2), np.float32)], ["x"], tolerance=1e-3, where="file")
 
 
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,9 @@ def test_a_host_is_told_of_real_input_and_outputs(tmp_path: Path) -> None:
     made = written(OnnxInt8Exporter(opset=OPSET), tiny_network(), tmp_path)
 
     real = onnx.TensorProto.FLOAT
-    assert [each.type.tensor_type.elem_type for each in (*made.model.graph.input, *made.model.graph.output)] == [real] * 3
+    assert [each.type.tensor_type.elem_type for each in (*made.model.graph.input, *made.model.graph.output)] == [
+        real
+    ] * 3
     assert {made.exported.input["dtype"], *(each["dtype"] for each in made.exported.tensors)} == {"float32"}
     assert [each.name for each in made.model.graph.output] == [each["name"] for each in made.exported.tensors]
 

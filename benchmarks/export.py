@@ -3,9 +3,9 @@
     python benchmarks/export.py [--source yolov7-tiny] [--size 320] [--threads 2] [--rounds 30] [--calibration 8]
 
 Batch 1; a SOURCE is a recipe, whose weights are drawn, or an artifact. All forms are run in turns, in one process, so
-that what else the machine does falls on all of them; where it does much, the fastest runs say more. Ratios are over torch in float32, with
-the norms folded away; channels-last is torch's own best case. An exporter whose packages are not installed is left out,
-with a line that says what installs them.
+that what else the machine does falls on all of them; where it does much, the fastest runs say more. Ratios are over
+torch in float32, with the norms folded away; channels-last is torch's own best case. An exporter whose packages are not
+installed is left out, with a line that says what installs them.
 """
 
 import argparse

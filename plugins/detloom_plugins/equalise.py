@@ -1,9 +1,9 @@
 """Cross-layer equalisation: channels of a convolution as wide as those that the next one makes of them.
 
-A factor ``1 / s`` on a channel of one convolution, and ``s`` on the weights that read it, changes nothing where all that
-lies between is positively homogeneous. With ``r1`` the largest weight that makes a channel and ``r2`` the largest that
-reads it, ``s = sqrt(r1 / r2)`` makes both ``sqrt(r1 r2)``. A quantiser that has one scale for a whole tensor then loses
-no channel for another's sake.
+A factor ``1 / s`` on a channel of one convolution, and ``s`` on the weights that read it, changes nothing where all
+that lies between is positively homogeneous. With ``r1`` the largest weight that makes a channel and ``r2`` the largest
+that reads it, ``s = sqrt(r1 / r2)`` makes both ``sqrt(r1 r2)``. A quantiser that has one scale for a whole tensor then
+loses no channel for another's sake.
 
 Shape letters: I and O channels in and out.
 
@@ -100,14 +100,17 @@ def _scale_(convs: Mapping[str, nn.Conv2d], path: str, readers: Sequence[Link]) 
         factor_I = torch.ones(reader.in_channels, dtype=factor_O.dtype, device=factor_O.device)
         factor_I[link.start : link.start + count] = factor_O
         # Each group reads inputs of its own.
-        grouped = reader.weight.unflatten(0, (reader.groups, -1))
-        grouped *= factor_I.view(reader.groups, 1, -1, 1, 1)
+        _grouped(reader).mul_(factor_I.view(reader.groups, 1, -1, 1, 1))
 
 
 def _read_ranges(reader: nn.Conv2d) -> Tensor:
     """Return the largest weight of a convolution on each of its inputs."""
-    grouped = reader.weight.unflatten(0, (reader.groups, -1))
-    return grouped.abs().amax(dim=(1, 3, 4)).flatten()
+    return _grouped(reader).abs().amax(dim=(1, 3, 4)).flatten()
+
+
+def _grouped(conv: nn.Conv2d) -> Tensor:
+    """Return a view of the weights, ``[groups, O / groups, I / groups, ...]``."""
+    return conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
 
 
 @hookimpl

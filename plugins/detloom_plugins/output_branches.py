@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import PH
 
 from detloom.errors import PluginError
 from detloom.interfaces import Head
@@ -96,7 +97,7 @@ class _Tracer(fx.Tracer):
 
 def _traced(head: Head, num_levels: int, opened: set[str]) -> fx.Graph:
     levels = next(iter(inspect.signature(head.forward).parameters))
-    arguments = {**default_arguments(head), levels: (fx.PH,) * num_levels}
+    arguments = {**default_arguments(head), levels: (PH,) * num_levels}
     graph = _Tracer(opened).trace(head, concrete_args=arguments)
     # The levels as inputs of their own, not as a tuple to be taken apart.
     graph.set_codegen(fx.graph.CodeGen())
@@ -196,9 +197,7 @@ class _Splitter:
         with self.graph.inserting_after(node):
             return self.graph.call_module(path, node.args, dict(node.kwargs))
 
-    def _from_joined(
-        self, joined: Sequence[fx.Node], widths: Sequence[int], wanted: Sequence[Branch]
-    ) -> list[fx.Node]:
+    def _from_joined(self, joined: Sequence[fx.Node], widths: Sequence[int], wanted: Sequence[Branch]) -> list[fx.Node]:
         starts = [sum(widths[:place]) for place in range(len(widths))]
         pieces: list[list[fx.Node]] = [[] for _ in wanted]
         for each, start, width in zip(joined, starts, widths, strict=True):

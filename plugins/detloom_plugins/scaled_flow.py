@@ -190,5 +190,3 @@ def _reads_shape(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in ("shape", "device", "dtype")
     return node.op == "call_method" and node.target in SHAPES
-
-

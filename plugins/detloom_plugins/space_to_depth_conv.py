@@ -68,12 +68,16 @@ class _Moving:
 
     def interleaved(self, weight_OIHW: Tensor) -> Tensor:
         """Return the weights for pixels of those for moved pixels, ``[O, I / factor^2, H * factor, W * factor]``."""
+        outputs, inputs, height, width = weight_OIHW.shape
         side, count = self.factor, len(self.places)
+        channels = inputs // count
+        if self.by_channel:
+            parts_OCSHW = weight_OIHW.reshape(outputs, channels, count, height, width)
+        else:
+            parts_OCSHW = weight_OIHW.reshape(outputs, count, channels, height, width).transpose(1, 2)
         order = sorted(range(count), key=self.places.__getitem__)
-        parts_OCSHW = weight_OIHW.unflatten(1, (-1, count) if self.by_channel else (count, -1))
-        parts_OCSHW = parts_OCSHW if self.by_channel else parts_OCSHW.transpose(1, 2)
-        squares_OCRSHW = parts_OCSHW[:, :, order].unflatten(2, (side, side))
-        return squares_OCRSHW.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3).contiguous()
+        squares_OCRSHW = parts_OCSHW[:, :, order].reshape(outputs, channels, side, side, height, width)
+        return squares_OCRSHW.permute(0, 1, 4, 2, 5, 3).reshape(outputs, channels, height * side, width * side)
 
 
 class _Planner:
@@ -132,18 +136,16 @@ class _Planner:
         conv = self.modules[path]
         if type(conv) is not nn.Conv2d:
             return f"is a {type(conv).__name__}, which may do more than a convolution"
-        if self.times[path] > 1:
-            return f"is called {self.times[path]} times"
-        if path in self.read:
-            return "has weights that other code reads"
-        if conv.groups > 1:
-            return f"has {conv.groups} groups, which are not those of the pixels' channels"
-        if conv.dilation != (1, 1):
-            return "is dilated, which pixels side by side are not"
-        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            return f"pads by {conv.padding_mode if conv.padding_mode != 'zeros' else conv.padding!r}, not by numbers"
-        objection = self.sharing.objection(conv)
-        return f"cannot be replaced: {objection}" if objection else ""
+        padding = conv.padding_mode if conv.padding_mode != "zeros" else repr(conv.padding)
+        objections = (
+            (self.times[path] > 1, f"is called {self.times[path]} times"),
+            (path in self.read, "has weights that other code reads"),
+            (conv.groups > 1, f"has {conv.groups} groups, which are not those of the pixels' channels"),
+            (conv.dilation != (1, 1), "is dilated, which pixels side by side are not"),
+            (conv.padding_mode != "zeros" or isinstance(conv.padding, str), f"pads by {padding}, not by numbers"),
+            (bool(shared := self.sharing.objection(conv)), f"cannot be replaced: {shared}"),
+        )
+        return next((reason for objects, reason in objections if objects), "")
 
     def _is_whole(self, module: nn.Module) -> bool:
         is_of_torch = type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
@@ -199,10 +201,11 @@ def _place(node: object, source: fx.Node | None) -> tuple[int, int, int, int] | 
         return None
     *before, rows, columns = index
     all_before = before == [Ellipsis] or before == [slice(None)] * 2
-    if not all_before or not all(isinstance(each, slice) and each.stop is None for each in (rows, columns)):
+    if not all_before or not isinstance(rows, slice) or not isinstance(columns, slice):
         return None
     numbers = (rows.start or 0, columns.start or 0, rows.step, columns.step)
-    return numbers if all(isinstance(each, int) for each in numbers) else None
+    is_open = rows.stop is None and columns.stop is None
+    return numbers if is_open and all(isinstance(each, int) for each in numbers) else None
 
 
 @hookimpl

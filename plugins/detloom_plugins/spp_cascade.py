@@ -130,8 +130,8 @@ def _cascade_(graph: fx.Graph, pyramid: Sequence[_Pool]) -> None:
         for pool in pyramid:
             step = pool.window - width + 1
             if step > 1:
-                arguments = {"stride": 1, "padding": step // 2}
-                made, width = graph.call_function(functional.max_pool2d, (made, step), arguments), pool.window
+                made = graph.call_function(functional.max_pool2d, (made, step, 1, step // 2))
+                width = pool.window
             pool.node.replace_all_uses_with(made)
     for pool in pyramid:
         graph.erase_node(pool.node)

@@ -23,8 +23,8 @@ def whole_maps(spec: DecodeSpec, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
     channels = {output["name"]: output["channels"] for output in spec["outputs"]}
     parts: list[dict[str, Tensor]] = [{} for _ in spec["levels"]]
     for each, raw in zip(maps_of(spec), maps, strict=True):
-        num_priors = len(spec["levels"][each["level"]]["priors"])
-        raw_BAOHW = raw.unflatten(1, (num_priors, -1))
+        batch, _, height, width = raw.shape
+        raw_BAOHW = raw.reshape(batch, len(spec["levels"][each["level"]]["priors"]), -1, height, width)
         split = raw_BAOHW.split([channels[name] for name in each["outputs"]], dim=2)
         parts[each["level"]].update(zip(each["outputs"], split, strict=True))
     return tuple(torch.cat([part[name] for name in channels], dim=2).flatten(1, 2) for part in parts)

@@ -81,7 +81,7 @@ def test_any_order_of_the_pixels_is_read_off_what_the_module_does(moving: nn.Mod
 
     folded, report = fold(model, [SpaceToDepthConvPass()], example=picture(2, 12, 6))
 
-    assert folded.get_submodule("1.weight".split(".", maxsplit=1)[0]).weight.shape == (4, 2, 3 * factor, 3 * factor)
+    assert folded.get_submodule("1").weight.shape == (4, 2, 3 * factor, 3 * factor)
     assert max(each.absolute for each in report.outputs if each.precision == "float64") < 1e-14
 
 
@@ -178,8 +178,9 @@ def test_stem_of_yolov7_w6_becomes_one_convolution_of_6x6(excite_: Excite) -> No
 
     folded, report = fold(detector, [*detector.passes, SpaceToDepthConvPass()], example=torch.rand(1, 3, 128, 64))
 
-    (place,) = (each.fold for each in report.folds if each.by == "space-to-depth-conv")
-    assert (place.path, place.reason) == ("backbone.stem", "0 and 1.conv as one 6x6 convolution")
+    assert ("backbone.stem", "0 and 1.conv as one 6x6 convolution") in [
+        (each.fold.path, each.fold.reason) for each in report.folds if each.fold.applies
+    ]
     conv = folded.get_submodule("backbone.stem.1.conv")
     assert isinstance(conv, nn.Conv2d)
     assert (conv.kernel_size, conv.stride, conv.padding) == ((6, 6), (2, 2), (2, 2))

@@ -114,6 +114,23 @@ def test_other_passes_can_be_named(artifact: Path) -> None:
     assert {each["pass"] for each in facts["folds"]} == {"fuse-bn"}
 
 
+def test_forms_for_chips_are_written_and_read_back(artifact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chip.safetensors"
+    names = ("drop-auxiliary", "merge-repconv", "fold-implicit", "fuse-bn", "equalise", "spp-cascade", "raw-outputs")
+
+    result = run(str(artifact), "-o", str(out), "--size", "64", *(part for each in names for part in ("--pass", each)))
+
+    assert result.exit_code == 0, result.output
+    assert "raw-outputs: folds 1, leaves 0" in result.output
+    assert read_artifact(out).folded == names
+    trained, deployed = load_artifact(artifact), load_artifact(out)
+    images_BCHW = torch.rand(1, 3, 96, 64)
+    with torch.inference_mode():
+        found, expected = deployed.predictions(images_BCHW), trained.predictions(images_BCHW)
+        assert [raw.shape[1] for raw in deployed(images_BCHW).lead] == [12, 3, 6] * 3
+    torch.testing.assert_close(found.boxes_BP4, expected.boxes_BP4, rtol=1e-4, atol=1e-3)
+
+
 def test_recipe_without_weights_is_refused() -> None:
     result = run("yolov7-tiny")
 

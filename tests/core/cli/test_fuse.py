@@ -18,6 +18,7 @@ from detloom.interfaces import Fold
 from detloom_plugins.fold_implicit import FoldImplicitPass
 
 NAMES = ("cup", "saucer")
+NARROW_NECK = {"neck.widths": [8] * 3, "neck.hidden": [8] * 3, "neck.outputs": [8] * 3}
 
 
 def run(*arguments: str) -> Result:
@@ -114,8 +115,11 @@ def test_other_passes_can_be_named(artifact: Path) -> None:
     assert {each["pass"] for each in facts["folds"]} == {"fuse-bn"}
 
 
-def test_forms_for_chips_are_written_and_read_back(artifact: Path, tmp_path: Path) -> None:
-    out = tmp_path / "chip.safetensors"
+def test_forms_for_chips_are_written_and_read_back(tmp_path: Path) -> None:
+    artifact, out = tmp_path / "narrow.safetensors", tmp_path / "chip.safetensors"
+    detector = assemble("demo", {"backbone.widths": [8] * 4, "backbone.hidden": [8] * 4, **NARROW_NECK}, names=NAMES)
+    assert detector.recipe is not None
+    save_artifact(artifact, detector, recipe=detector.recipe, names=NAMES)
     names = ("drop-auxiliary", "merge-repconv", "fold-implicit", "fuse-bn", "equalise", "spp-cascade", "raw-outputs")
 
     result = run(str(artifact), "-o", str(out), "--size", "64", *(part for each in names for part in ("--pass", each)))

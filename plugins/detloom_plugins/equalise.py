@@ -46,15 +46,13 @@ class EqualisePass(ReparamPass):
     def plan(self, model: nn.Module) -> list[Fold]:
         """Return the model, if there are convolutions to equalise, and each that stays, with the reason."""
         flow = scaled_flow(model)
-        new = {path: links for path, links in flow.links.items() if not hasattr(model.get_submodule(path), _MARK)}
-        plan = [Fold(path, applies=False, reason="it is equalised") for path in flow.links if path not in new]
-        plan += [Fold(path, applies=False, reason=reason) for path, reason in flow.refused.items()]
-        if new:
-            parts = dict.fromkeys((*new, *(link.reader for links in new.values() for link in links)))
-            count = len(new) + len(flow.refused)
-            reason = f"the channels of {len(new)} of {count} convolutions with those that read them"
-            plan.insert(0, Fold("", applies=True, reason=reason, parts=tuple(parts)))
-        return plan
+        refused = [Fold(path, applies=False, reason=reason) for path, reason in flow.refused.items()]
+        if all(hasattr(model.get_submodule(path), _MARK) for path in flow.links):
+            return [*(Fold(path, applies=False, reason="it is equalised") for path in flow.links), *refused]
+        parts = dict.fromkeys((*flow.links, *(link.reader for links in flow.links.values() for link in links)))
+        count = len(flow.links) + len(refused)
+        reason = f"the channels of {len(flow.links)} of {count} convolutions with those that read them"
+        return [Fold("", applies=True, reason=reason, parts=tuple(parts)), *refused]
 
     @torch.no_grad()
     def fold(self, module: nn.Module, fold: Fold) -> nn.Module:

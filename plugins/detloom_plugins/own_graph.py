@@ -46,11 +46,12 @@ def own_forwards(model: nn.Module) -> Iterator[OwnForward]:
         if type(module).__module__.startswith("torch.nn."):
             continue
         objection = _objection(module) or sharing.objection(modules[path])
+        graph, unread = fx.Graph(), ""
         try:
-            yield OwnForward(path, module, own_graph(module), "", objection)
+            graph = own_graph(module)
         except Exception as error:  # noqa: BLE001 - a forward may do anything; the reason is handed on
             unread = f"its forward cannot be read by itself: {first_words(error)}"
-            yield OwnForward(path, module, fx.Graph(), unread, objection)
+        yield OwnForward(path, module, graph, unread, objection)
 
 
 def own_graph(module: nn.Module) -> fx.Graph:

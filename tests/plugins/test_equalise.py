@@ -11,6 +11,8 @@ from detloom.interfaces import Fold
 from detloom.reparam import fold
 from detloom_plugins.equalise import EqualisePass, factors
 from detloom_plugins.fuse_bn import FuseBnPass
+from detloom_plugins.layers import SpaceToDepth
+from detloom_plugins.space_to_depth_conv import SpaceToDepthConvPass
 
 Forward = Callable[["Net", Tensor], Tensor]
 
@@ -44,11 +46,13 @@ def picture() -> Tensor:
     return torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1))
 
 
-def made(conv: nn.Conv2d) -> Tensor:
+def made(conv: Tensor | nn.Module) -> Tensor:
+    assert isinstance(conv, nn.Conv2d)
     return conv.weight.detach().abs().amax(dim=(1, 2, 3))
 
 
-def read(conv: nn.Conv2d) -> Tensor:
+def read(conv: Tensor | nn.Module) -> Tensor:
+    assert isinstance(conv, nn.Conv2d)
     return conv.weight.detach().abs().amax(dim=(0, 2, 3))
 
 
@@ -133,7 +137,7 @@ def test_groups_and_depthwise_convolutions_pass_factors_on() -> None:
         (lambda net, x: net.second(net.first(x)) + net.first(x + 1).sum(), "it is called 2 times"),
         (lambda net, x: net.second(y := net.first(x)) + net.second(y + 1), "second reads it: it is called 2 times"),
         (lambda net, x: net.joined(torch.cat((x[:, :2] * x[:, :2], net.first(x)), dim=3)), "it goes through cat"),
-        (lambda net, x: x, "evaluation mode does not run it"),
+        (lambda _, x: x, "evaluation mode does not run it"),
         (lambda net, x: net.second(net.first(x)) if x.sum() > 0 else x, "the flow through the model cannot be read"),
     ],
     ids=[
@@ -157,7 +161,8 @@ def test_channels_beside_some_of_unknown_number_are_counted_from_the_end() -> No
 def test_channels_between_some_of_unknown_number_stay() -> None:
     def forward(net: Net, x_BCHW: Tensor) -> Tensor:
         one_BCHW = x_BCHW.narrow(1, 0, 1) * 1
-        return net.joined(torch.cat((one_BCHW, net.first(x_BCHW), one_BCHW), dim=1))
+        out: Tensor = net.joined(torch.cat((one_BCHW, net.first(x_BCHW), one_BCHW), dim=1))
+        return out
 
     assert refusals(Net(forward))["first"] == "which channels of joined it makes is not known"
 
@@ -187,6 +192,15 @@ def test_equalised_model_is_not_equalised_again() -> None:
 
     assert refusals(folded)["first"] == "it is equalised"
     assert not any(each.applies for each in EqualisePass().plan(folded))
+
+
+def test_model_of_which_another_pass_replaced_a_convolution_is_equalised_again() -> None:
+    model = nn.Sequential(SpaceToDepth(), nn.Conv2d(12, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Conv2d(2, 2, 1))
+
+    folded, report = fold(model, [EqualisePass(), SpaceToDepthConvPass(), EqualisePass()], example=picture())
+
+    assert [each.fold.applies for each in report.folds] == [True, False, True, True, False]
+    assert refusals(folded)["1"] == "it is equalised"
 
 
 def test_no_rounds_are_refused() -> None:

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, fx, nn
 from detloom.assembly import assemble
 from detloom.decode_spec import DecodeSpec
 from detloom.errors import PluginError
-from detloom.interfaces import Fold, Head
+from detloom.interfaces import Fold, Head, ReparamPass
 from detloom.ops.maps import whole_maps
 from detloom.reparam import fold
 from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
@@ -19,6 +20,7 @@ from detloom_plugins.decoupled_head import DecoupledHead
 from detloom_plugins.distribution_head import DistributionHead
 from detloom_plugins.drop_auxiliary import DropAuxiliaryPass
 from detloom_plugins.fold_implicit import FoldImplicitPass
+from detloom_plugins.fuse_bn import FuseBnPass
 from detloom_plugins.one_to_one_head import OneToOneHead
 from detloom_plugins.raw_outputs import BranchedHead, RawOutputsPass
 
@@ -112,7 +114,7 @@ def test_channels_of_anchors_are_gathered_anchor_by_anchor() -> None:
 
     with torch.no_grad():
         boxes_BCHW, objectness_BCHW, classes_BCHW = made(levels()).lead[:3]
-        raw_BAOHW = head(levels()).lead[0].unflatten(1, (3, 7))  # type: ignore[no-untyped-call] # torch types it not
+        raw_BAOHW = head(levels()).lead[0].unflatten(1, (3, 7))
     torch.testing.assert_close(boxes_BCHW, raw_BAOHW[:, :, :4].flatten(1, 2))
     torch.testing.assert_close(objectness_BCHW, raw_BAOHW[:, :, 4])
     torch.testing.assert_close(classes_BCHW, raw_BAOHW[:, :, 5:].flatten(1, 2))
@@ -263,6 +265,18 @@ def test_deployed_detector_predicts_the_same(head: str, excite_: Callable[[nn.Mo
         "output.boxes_in_cells",
     }
     assert not any(each.applies for each in RawOutputsPass().plan(folded))
+
+
+@pytest.mark.parametrize("passes", list(permutations([RawOutputsPass(), FuseBnPass()])))
+def test_order_with_fuse_bn_does_not_matter(
+    passes: tuple[ReparamPass, ...], excite_: Callable[[nn.Module], nn.Module]
+) -> None:
+    model = excite_(OnLevels(DecoupledHead(LEVELS, 2, width=8, depth=1)))
+
+    folded, _ = fold(model, passes, example=torch.rand(1, 3, 64, 64), run=whole)
+
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in folded.modules())
+    assert "head.network.lead.0.stem.conv.bias" in folded.state_dict()
 
 
 def test_training_form_is_folded_first() -> None:

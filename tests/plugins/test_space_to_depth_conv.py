@@ -92,7 +92,7 @@ def test_weights_by_hand() -> None:
     folded, _ = fold(nn.Sequential(SpaceToDepth(), conv), [SpaceToDepthConvPass()])
 
     # Down each column first, then across.
-    assert folded.get_submodule("1").weight.squeeze().tolist() == [[1, 3], [2, 4]]
+    assert folded.state_dict()["1.weight"].squeeze().tolist() == [[1, 3], [2, 4]]
 
 
 @pytest.mark.parametrize("passes", list(permutations([SpaceToDepthConvPass(), FuseBnPass()])))

@@ -54,7 +54,8 @@ class Windows(TorchDispatchMode):
 
 
 def windows(model: nn.Module) -> list[int]:
-    with Windows() as noted, torch.no_grad():
+    noted = Windows()
+    with noted, torch.no_grad():
         model(picture())
     return noted.found
 
@@ -63,9 +64,9 @@ def windows(model: nn.Module) -> list[int]:
     "forward",
     [
         lambda net, x: torch.cat([x, *(each(x) for each in net.pools)], dim=1),
-        lambda net, x: torch.cat([x, *(pool(x, window) for window in (5, 9, 13))], dim=1),
+        lambda _, x: torch.cat([x, *(pool(x, window) for window in (5, 9, 13))], dim=1),
         lambda net, x: (net.pools[0](x), pool(x, 5), torch.max_pool2d(x, (9, 9), (1, 1), (4, 4))),
-        lambda net, x: [functional.max_pool2d(x, kernel_size=k, stride=1, padding=k // 2) for k in (13, 9, 5)],
+        lambda _, x: [functional.max_pool2d(x, kernel_size=k, stride=1, padding=k // 2) for k in (13, 9, 5)],
     ],
     ids=["modules", "functions", "both, not concatenated", "keywords, the largest first"],
 )

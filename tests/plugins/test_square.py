@@ -33,7 +33,7 @@ class Normalised(nn.Module):
         self.gain = nn.Parameter(torch.full((3, 1, 1), 0.5))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        y_BCHW = self.conv(x_BCHW)
+        y_BCHW: Tensor = self.conv(x_BCHW)
         return x_BCHW + self.gain * y_BCHW / torch.sqrt((y_BCHW**2).mean(dim=(2, 3), keepdim=True) + 1e-6)
 
 
@@ -53,7 +53,7 @@ def operations(model: nn.Module) -> list[object]:
         lambda x: torch.pow(x, 2),
         lambda x: torch.pow(x, exponent=2),
         lambda x: x.pow(2),
-        lambda x: torch.square(x),
+        torch.square,
         lambda x: x.square(),
     ],
     ids=["operator", "real exponent", "function", "keyword", "method", "square", "method square"],

@@ -25,6 +25,6 @@ def whole_maps(spec: DecodeSpec, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
     for each, raw in zip(maps_of(spec), maps, strict=True):
         batch, _, height, width = raw.shape
         raw_BAOHW = raw.reshape(batch, len(spec["levels"][each["level"]]["priors"]), -1, height, width)
-        split = raw_BAOHW.split([channels[name] for name in each["outputs"]], dim=2)
+        split = torch.split(raw_BAOHW, [channels[name] for name in each["outputs"]], dim=2)
         parts[each["level"]].update(zip(each["outputs"], split, strict=True))
     return tuple(torch.cat([part[name] for name in channels], dim=2).flatten(1, 2) for part in parts)

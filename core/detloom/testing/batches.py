@@ -53,9 +53,11 @@ class Layout:
 
     def __str__(self) -> str:
         """Return it in words."""
-        priors = f"{self.anchors} anchors a cell" if self.anchors else "points"
+        anchors = f"{self.anchors} {'anchor' if self.anchors == 1 else 'anchors'} a cell"
+        priors = anchors if self.anchors else "points"
         bins = f", distributions of {self.bins} bins" if self.bins else ""
-        return f"{priors} on {self.levels} levels, {'with' if self.objectness else 'without'} objectness{bins}"
+        levels = f"{self.levels} {'level' if self.levels == 1 else 'levels'}"
+        return f"{priors} on {levels}, {'with' if self.objectness else 'without'} objectness{bins}"
 
     def traits(self, *, one_to_one: bool = False) -> HeadTraits:
         """Return what such a head says of itself."""
@@ -95,10 +97,11 @@ class Layout:
         )
         return with_boxes_of_distributions(found)
 
-    def batch(self, targets: Targets, *, without: Sequence[int] = ()) -> "Batch":
+    def batch(self, targets: Targets, *, without: Sequence[int] = (), num_classes: int = NUM_CLASSES) -> "Batch":
         """Return lead predictions, and auxiliary ones without some levels, for the images of targets."""
-        lead = self.predictions(targets.num_images, seed=1)
-        auxiliary = self.predictions(targets.num_images, seed=2, priors=self.priors(without=without))
+        lead = self.predictions(targets.num_images, seed=1, num_classes=num_classes)
+        priors = self.priors(without=without)
+        auxiliary = self.predictions(targets.num_images, seed=2, priors=priors, num_classes=num_classes)
         return Batch(lead, auxiliary, targets)
 
 

@@ -8,6 +8,7 @@ Shape letters: see ``batches``.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,18 @@ from detloom.errors import PluginError
 from detloom.interfaces import Criterion
 from detloom.results import check_losses
 from detloom.structures import Assignment, Predictions, Targets
-from detloom.testing.batches import LAYOUTS, Layout, map_predictions, random_targets, some_matches, twice
+from detloom.testing.batches import (
+    LAYOUTS,
+    Layout,
+    map_predictions,
+    random_targets,
+    some_matches,
+    twice,
+    with_boxes_of_distributions,
+)
 from detloom.testing.construction import Build, check_numbers, check_objections, check_signature, demand
 
 __all__ = ["CHECKS"]
-
-LEARNED = ("boxes_BP4", "class_logits_BPC", "objectness_BP", "distribution_BP4R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,9 @@ def losses_without_matches_are_finite(build: Build) -> None:
     """A batch of background alone is learned from, too."""
     for trial in _trials(build):
         none = torch.zeros(0, dtype=torch.int64)
-        predictions = _learning(trial.predictions)
         empty = Assignment(none, none, none, none.float())
         for targets in (trial.targets, random_targets((0, 0))):
+            predictions = _learning(trial.predictions)
             bare = replace(trial, predictions=predictions, assignment=empty, targets=targets)
             _demand_finite(bare, "without matches")
             total = _total(bare.losses())
@@ -87,7 +94,7 @@ def losses_without_matches_are_finite(build: Build) -> None:
 
 
 def gradient_reaches_boxes_and_classes(build: Build) -> None:
-    """All that a matched prior predicts learns something, finite."""
+    """All that a matched prior predicts learns something, finite; distributions by their boxes or by themselves."""
     for trial in _trials(build):
         predictions = _learning(trial.predictions)
         total = _total(replace(trial, predictions=predictions).losses())
@@ -159,15 +166,12 @@ def nan_predictions_make_a_loss_nan(build: Build) -> None:
     where = "do not replace NaN, and let no mask hide it"
     for trial in _trials(build):
         matched_BP = ~_is_free(trial)
-        for name in ("boxes_BP4", "class_logits_BPC", "objectness_BP"):
-            broken = map_predictions(
-                trial.predictions,
-                lambda values, at=matched_BP: _with(values, at, torch.nan),  # type: ignore[misc]  # a default binds it
-                (name,),
+        for name, values in _learned(trial.predictions).items():
+            broken = replace(
+                trial, predictions=_with_learned(trial.predictions, {name: _with(values, matched_BP, torch.nan)})
             )
-            has_it = getattr(trial.predictions, name) is not None
             demand(
-                not has_it or _total(replace(trial, predictions=broken).losses()).isnan(),
+                _total(broken.losses()).isnan(),
                 f"{trial}: NaN in {name} of matched priors leaves the losses without NaN; {where}",
             )
 
@@ -255,12 +259,25 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
+def _learned(predictions: Predictions) -> dict[str, Tensor]:
+    """Return what a head learns; where sides are distributions, boxes follow from these."""
+    names = ("class_logits_BPC", "objectness_BP", "distribution_BP4R")
+    found = {name: getattr(predictions, name) for name in names if getattr(predictions, name) is not None}
+    return found if "distribution_BP4R" in found else {"boxes_BP4": predictions.boxes_BP4, **found}
+
+
 def _learning(predictions: Predictions) -> Predictions:
-    return map_predictions(predictions, lambda values: values.clone().requires_grad_())
+    return _with_learned(
+        predictions, {name: values.clone().requires_grad_() for name, values in _learned(predictions).items()}
+    )
+
+
+def _with_learned(predictions: Predictions, changed: dict[str, Any]) -> Predictions:
+    return with_boxes_of_distributions(replace(predictions, **changed))
 
 
 def _gradients(total: Tensor, predictions: Predictions) -> dict[str, Tensor | None]:
-    inputs = {name: getattr(predictions, name) for name in LEARNED if getattr(predictions, name) is not None}
+    inputs = _learned(predictions)
     return dict(zip(inputs, torch.autograd.grad(total, list(inputs.values()), allow_unused=True), strict=True))
 
 
@@ -295,6 +312,7 @@ def _twice(trial: Trial) -> Trial:
 
 def _tensors(trial: Trial) -> list[Tensor]:
     given, targets = trial.assignment, trial.targets
-    found = [getattr(trial.predictions, name) for name in LEARNED]
+    names = ("boxes_BP4", "class_logits_BPC", "objectness_BP", "distribution_BP4R")
+    found = [getattr(trial.predictions, name) for name in names]
     found += [given.image_M, given.prior_M, given.target_M, given.quality_M, targets.boxes_T4, targets.labels_T]
     return [each for each in found if each is not None]

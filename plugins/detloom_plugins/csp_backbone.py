@@ -35,7 +35,7 @@ class CspBackbone(Backbone):
         order: Order within the bottlenecks: reduce-first or reduce-last.
         repconv: Make the 3x3 convolutions of the bottlenecks RepConvs.
         repconv_identity: Whether those may have an identity.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
 

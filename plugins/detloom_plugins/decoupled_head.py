@@ -36,7 +36,7 @@ class DecoupledHead(Head):
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
         objectness: Predict an objectness, whose product with a class is its score; some criteria learn one,
             others ask for heads without.

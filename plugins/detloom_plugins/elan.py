@@ -36,7 +36,7 @@ class ElanBackbone(Backbone):
         grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
         repconv: Places in each chain, from 1, whose convolution is a RepConv.
         repconv_identity: Whether those have an identity branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
 

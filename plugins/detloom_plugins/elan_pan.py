@@ -55,7 +55,7 @@ class ElanPanNeck(Neck):
         grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
         repconv: Places in each chain, from 1, whose convolution is a RepConv.
         repconv_identity: Whether those have an identity branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class FpnNeck(Neck):
         outputs: Width of each level that is returned, finest first.
         auxiliary: Width of each auxiliary level, finest first, 0 where there is none; empty for none at all. They
             are made of what the returned levels are made of, by a convolution of their own.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
 
     def __init__(

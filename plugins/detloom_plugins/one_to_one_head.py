@@ -40,7 +40,7 @@ class OneToOneHead(Head):
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         bins: Distances that a side chooses from: 0, 1, ..., ``bins - 1`` strides.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
         detach: Let backbone and neck learn from the one-to-many branch alone, as published, as long as there

@@ -42,7 +42,7 @@ class PanNeck(Neck):
         outputs: Width of a 3x3 convolution before each returned level; empty for none.
         auxiliary: Width of each auxiliary level, 0 where there is none; empty for none at all. They are taken from the
             path down, by a 3x3 convolution.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class RepVggBackbone(Backbone):
         widths: Width of each stage.
         depths: RepConvs of each stage beside the strided one.
         pyramid: Put a spatial pyramid behind the last stage.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
 

@@ -60,7 +60,7 @@ class CspVovnetBackbone(Backbone):
         stem: Kernel, stride and width of each convolution of the stem; the last width is that of the first stage.
         stages: How many stages there are, each twice as wide as the one before.
         depth: 3x3 convolutions of each stage's chain.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
 

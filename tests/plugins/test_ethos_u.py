@@ -225,9 +225,9 @@ def test_a_network_that_exceeds_the_arena_is_refused(tmp_path: Path) -> None:
     preflight = checked(nn.ReLU(), arena_kib=2)
 
     (verdict,) = preflight.at(Placement.REFUSED)
-    assert "arena_kib allows 2" in verdict.reason
+    assert "KiB of SRAM, and may take 2" in verdict.reason
     assert not checked(nn.ReLU(), arena_kib=64).at(Placement.REFUSED)
-    with pytest.raises(ExportError, match="arena_kib allows 2"):
+    with pytest.raises(ExportError, match="KiB of SRAM, and may take 2"):
         exported_to(tmp_path, network_of(nn.ReLU()), arena_kib=2)
     assert not list(tmp_path.iterdir())
 
@@ -296,6 +296,13 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch: py
     monkeypatch.setattr(exporter_module, "find_spec", lambda name: None if name == "ethosu" else name)
 
     assert EthosUExporter.missing() == "ethos-u needs ethos-u-vela: pip install 'detloom[ethos-u]'"
+
+
+def test_a_compiler_of_another_version_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter_module, "vela_version", lambda: "5.10.0")
+
+    said = "ethos-u needs ethos-u-vela 5.1 or 5.2, and 5.10.0 is installed: pip install 'detloom[ethos-u]'"
+    assert EthosUExporter.missing() == said
 
 
 def test_an_export_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from detloom.export.network import Exported, Network, Placement, Preflight, Runn
 from detloom.interfaces import Exporter
 from detloom_plugins.ethos_u.machines import ACCELERATORS, Machine, Optimise, family_of
 from detloom_plugins.ethos_u.placement import figures_of, verdicts_of
-from detloom_plugins.ethos_u.vela import Compiled, compile_model, vela_version
+from detloom_plugins.ethos_u.vela import VERSIONS, Compiled, compile_model, vela_version
 from detloom_plugins.litert import Calibration, LitertExporter, Operator, convert_to_float, convert_to_int8, graph_of
 
 __all__ = ["EthosUExporter"]
@@ -40,8 +40,8 @@ class EthosUExporter(Exporter):
         memory: What lies in which memory, by Vela's name; empty for the accelerator's usual one.
         config: Path of a configuration file of Vela that has the system and the memory mode; empty for Vela's own.
         optimise: Whether the schedule is made for speed or for little memory.
-        arena_kib: What the network may take of SRAM; more fails the export. None for what the memory mode has, which
-            Vela aims at and says nothing when it is not enough.
+        arena_kib: What the network may take of the SRAM; more is refused. None for the size that the memory mode has,
+            which is unlimited but in those named by theirs.
         allow_cpu: Whether operators may fall back to the host processor.
         calibration: How ranges of numbers are found: their extremes, or a percentile of them.
         percentile: How many of a hundred numbers are within the range.
@@ -76,9 +76,14 @@ class EthosUExporter(Exporter):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return which packages are missing, or None."""
+        """Return which packages are missing, or of another version, or None."""
+        remedy = "pip install 'detloom[ethos-u]'"
         absent = " and ".join(package for module, package in NEEDED.items() if find_spec(module) is None)
-        return f"ethos-u needs {absent}: pip install 'detloom[ethos-u]'" if absent else None
+        if absent:
+            return f"ethos-u needs {absent}: {remedy}"
+        if not vela_version().startswith(tuple(f"{each}." for each in VERSIONS)):
+            return f"ethos-u needs ethos-u-vela {' or '.join(VERSIONS)}, and {vela_version()} is installed: {remedy}"
+        return None
 
     def check(self, network: Network) -> Preflight:
         """Return where Vela puts each operator of the whole network.
@@ -136,15 +141,11 @@ class EthosUExporter(Exporter):
             f"Vela {vela_version()}, system {self.machine.system}, memory {self.machine.memory}; "
             "its figures are estimates, not measured on a chip"
         )
-        if complaint := self._no_room(figures):
-            verdicts = (*verdicts, Verdict("", "arena", Placement.REFUSED, complaint, ROOM))
+        # Vela itself aims at the arena, and says nothing when it does not reach it.
+        if figures["sram_kib"] > compiled.arena_kib:
+            room = f"the network takes {figures['sram_kib']:.0f} KiB of SRAM, and may take {compiled.arena_kib:.0f}"
+            verdicts = (*verdicts, Verdict("", "arena", Placement.REFUSED, room, ROOM))
         return Preflight(self.machine.accelerator, source, verdicts, MappingProxyType(figures))
-
-    def _no_room(self, figures: Mapping[str, float]) -> str:
-        limit = self.machine.arena_kib
-        if limit is None or figures["sram_kib"] <= limit:
-            return ""
-        return f"the network takes {figures['sram_kib']:.0f} KiB of SRAM, and arena_kib allows {limit}"
 
     def _demand_success(self, preflight: Preflight) -> None:
         fallen = [] if self.allow_cpu else [_line(each) for each in preflight.at(Placement.CPU)]

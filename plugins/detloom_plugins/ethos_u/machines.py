@@ -81,7 +81,7 @@ class Machine:
         memory: What lies where.
         config: Vela's file that has both; empty for its own.
         optimise: What the schedule is made for.
-        arena_kib: What the network's working memory may take; None for what the memory mode has.
+        arena_kib: What the network may take of the SRAM; None for what the memory mode has of it.
     """
 
     accelerator: str

@@ -22,9 +22,11 @@ from xml.etree.ElementTree import parse
 from detloom.errors import ExportError
 from detloom_plugins.ethos_u.machines import Machine
 
-__all__ = ["Compiled", "Part", "compile_model", "vela_version"]
+__all__ = ["VERSIONS", "Compiled", "Part", "compile_model", "vela_version"]
 
 PACKAGE = "ethos-u-vela"
+VERSIONS = ("5.1", "5.2")
+"""Whose database and words are known to be those that are read here."""
 BUNDLED_CONFIG = "Arm/vela.ini"
 # What Vela calls an operator that it leaves to the host processor.
 PASSED_ON = "Passthrough"
@@ -61,12 +63,14 @@ class Compiled:
         parts: By the index of the file's operator; none of what was folded into others.
         complaints: Why an operator is not for the NPU, by the tensor that it writes.
         figures: Estimates for the whole network, by name with unit.
+        arena_kib: What its working memory may take of the SRAM, or the cache in it, by the memory mode or as asked for.
     """
 
     content: bytes
     parts: Mapping[int, Sequence[Part]]
     complaints: Mapping[str, str]
     figures: Mapping[str, float]
+    arena_kib: float
 
 
 def vela_version() -> str:
@@ -88,7 +92,11 @@ def compile_model(content: bytes, machine: Machine) -> Compiled:
         (summary,) = (folder / "out").glob("model_summary_*.csv")
         (row,) = csv.DictReader(io.StringIO(summary.read_text()))
         return Compiled(
-            (folder / "out" / "model_vela.tflite").read_bytes(), _parts(tables), _complaints(said), _figures(row)
+            content=(folder / "out" / "model_vela.tflite").read_bytes(),
+            parts=_parts(tables),
+            complaints=_complaints(said),
+            figures=_figures(row),
+            arena_kib=float(row["arena_cache_size"]),
         )
 
 

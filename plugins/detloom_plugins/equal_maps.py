@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from detloom.errors import ExportError
 from detloom.export.network import Network
 
-__all__ = ["demand_equality", "maps_of_module"]
+__all__ = ["demand_equality", "maps_of_module", "worst_decibels"]
+
+
+def worst_decibels(found: Sequence[NDArray[np.float32]], wanted: Sequence[NDArray[np.float32]]) -> float:
+    """Return the least signal-to-noise ratio of the maps: the wanted one's power over that of the difference."""
+    ratios = [
+        np.square(its, dtype=np.float64).sum() / max(np.square(its - mine, dtype=np.float64).sum(), 1e-300)
+        for mine, its in zip(found, wanted, strict=True)
+    ]
+    return float(10 * np.log10(max(min(ratios), 1e-30)))
 
 
 def maps_of_module(network: Network, images_BCHW: torch.Tensor) -> list[NDArray[np.float32]]:

@@ -29,7 +29,7 @@ def write_host_files(folder: Path, name: str, spec: HostSpec) -> list[str]:
 
     word = identifier(name)
     texts = {
-        f"{name}.host.json": json.dumps(spec, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        f"{name}.host.json": json.dumps(spec, indent=1, allow_nan=False) + "\n",
         f"{word}_decoder.py": _source("decoder.py"),
         f"{word}_host.h": c_tables(word, spec),
         "detloom_host.h": _source("detloom_host.h"),

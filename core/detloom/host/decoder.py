@@ -224,7 +224,8 @@ def _columns(decode: Mapping[str, Any], maps: Sequence[Array]) -> Columns:
         columns["cell"] = np.stack((column, row), 1).astype(np.float32)
         columns["prior"] = priors[prior]
         columns["stride"] = np.full((len(prior), 1), level["stride"], np.float32)
-    return {name: np.concatenate([columns[name] for columns in levels]) for name in levels[0]}
+    # In one order of memory, for sums not to depend on the layout.
+    return {name: np.ascontiguousarray(np.concatenate([level[name] for level in levels])) for name in levels[0]}
 
 
 def _boxes(decode: Mapping[str, Any], columns: Columns) -> Array:

@@ -6,7 +6,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <stddef.h>
 
 /* Classes lie this many pixels apart, or more for larger pictures, up to this many classes; see `overlap`. */
 #define SPACING 4096.0f
@@ -44,7 +43,8 @@ static uint16_t to_half(float number)
 {
     int exponent;
     float fraction = frexpf(number, &exponent);
-    return number > 0 ? (uint16_t)(((exponent + 14) << 10) + (int)rintf(fraction * 2048) - 1024) : 0;
+    int bits = number > 0 ? (exponent + 14) * 1024 + (int)rintf(fraction * 2048) - 1024 : 0;
+    return (uint16_t)bits;
 }
 
 static float read(const detloom_tensor *tensor, const void *data, size_t index)

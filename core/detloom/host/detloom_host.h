@@ -14,6 +14,7 @@
 #ifndef DETLOOM_HOST_H
 #define DETLOOM_HOST_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus

@@ -127,14 +127,14 @@ def _contradictions(spec: HostSpec) -> Iterator[str]:
         yield "'input' must have at least a row and a column"
     if not 0 <= spec["input"]["fill"] <= 255:
         yield f"'input.fill' is {spec['input']['fill']}: it must lie between 0 and 255"
-    yield from _odd_outputs(decode)
+    odd = [*_odd_outputs(decode), *_odd_levels(decode)]
+    yield from odd or _odd_maps(spec)
     for key, share in (("score", selection["score"]), ("overlap", selection["overlap"])):
         if not 0 <= share <= 1:
             yield f"'selection.{key}' is {shown(share)}: it must lie between 0 and 1"
     for key, count in (("max_detections", selection["max_detections"]), ("candidates", selection["candidates"])):
         if count < 1:
             yield f"'selection.{key}' is {count}: it must be at least 1"
-    yield from _odd_maps(spec)
 
 
 def _odd_outputs(decode: DecodeSpec) -> Iterator[str]:
@@ -147,36 +147,47 @@ def _odd_outputs(decode: DecodeSpec) -> Iterator[str]:
     if len(channels) < len(decode["outputs"]):
         yield "'decode.outputs' has a name twice"
     for name, count in channels.items():
-        if count != wanted.get(name, count) or count < 1:
-            yield f"output '{name}' has {count} channels, not {wanted.get(name, 'at least 1')}"
+        if count != wanted.get(name, count):
+            yield f"output '{name}' has {count} channels, not {wanted[name]}"
+        elif count < 1:
+            yield f"output '{name}' has {count} channels: it must have at least 1"
     absent = [name for name in (*needed, *decode["score"]) if name not in channels]
-    if absent or not decode["score"]:
-        yield f"'decode.outputs' has no {' and no '.join(absent)}" if absent else "'decode.score' is empty"
-    if "classes" not in decode["score"] and decode["num_classes"] > 1:
+    if absent:
+        yield f"'decode.outputs' has no {' and no '.join(absent)}"
+    if not decode["score"]:
+        yield "'decode.score' is empty"
+    elif "classes" not in decode["score"] and decode["num_classes"] != 1:
         yield f"'decode.score' must have 'classes' to tell {decode['num_classes']} classes apart"
 
 
-def _odd_maps(spec: HostSpec) -> Iterator[str]:
-    """Yield what is wrong between maps and tensors: their number, levels, channels, and sizes."""
-    decode = spec["decode"]
-    channels = {output["name"]: output["channels"] for output in decode["outputs"]}
+def _odd_levels(decode: DecodeSpec) -> Iterator[str]:
+    names = sorted(output["name"] for output in decode["outputs"])
     levels, held = decode["levels"], maps_of(decode)
+    if not levels:
+        yield "'decode.levels' is empty"
     for index, level in enumerate(levels):
         if not level["priors"] or any(len(pair) != 2 for pair in level["priors"]) or level["stride"] < 1:
             yield f"'decode.levels.{index}' must have a stride of at least 1, and priors, each [width, height]"
         on_level = sorted(name for each in held if each["level"] == index for name in each["outputs"])
-        if on_level != sorted(channels):
+        if on_level != names:
             yield f"the maps of level {index} hold {', '.join(on_level) or 'nothing'}, not each output once"
+    for index, each in enumerate(held):
+        if not 0 <= each["level"] < len(levels):
+            yield f"'decode.maps.{index}.level' is {each['level']}: there are {len(levels)} levels"
+
+
+def _odd_maps(spec: HostSpec) -> Iterator[str]:
+    """Yield what is wrong between maps and tensors: their number, and their sizes."""
+    decode = spec["decode"]
+    channels = {output["name"]: output["channels"] for output in decode["outputs"]}
+    held = maps_of(decode)
     if len(held) != len(spec["tensors"]):
         yield f"there are {len(spec['tensors'])} tensors for {len(held)} maps"
         return
     for index, (each, tensor) in enumerate(zip(held, spec["tensors"], strict=True)):
-        if not 0 <= each["level"] < len(levels):
-            yield f"'decode.maps.{index}.level' is {each['level']}: there are {len(levels)} levels"
-            continue
-        level = levels[each["level"]]
-        count = len(level["priors"]) * sum(channels.get(name, 0) for name in each["outputs"])
-        rows, columns = (-(-spec["input"][side] // level["stride"]) for side in ("height", "width"))
+        level = decode["levels"][each["level"]]
+        count = len(level["priors"]) * sum(channels[name] for name in each["outputs"])
+        rows, columns = (-(-side // level["stride"]) for side in (spec["input"]["height"], spec["input"]["width"]))
         wanted = [count, rows, columns] if tensor["layout"] == "NCHW" else [rows, columns, count]
         if tensor["shape"][1:] != wanted:
             yield f"'tensors.{index}.shape' is {tensor['shape']}, not [batch, {', '.join(map(str, wanted))}]"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from detloom.errors import RecipeError
+from detloom.host.decoder import decoded
 from detloom.interfaces import Head
 from detloom.structures import FeatureSpec, HeadMaps, Predictions, Role
 from detloom.testing.batches import NUM_CLASSES, SIZE
 from detloom.testing.construction import Build, check_numbers, check_signature, demand
-from detloom.testing.host_decoder import decoded
 
 __all__ = ["CHECKS"]
 

@@ -61,14 +61,14 @@ class Grid:
 
 
 class Range:
-    """The smallest and the largest number seen, zero included.
+    """The smallest and the largest number seen, zero included: the extremes of all, or those that follow.
 
-    Args:
+    Attributes:
         share: Weight of what is newly seen, for a range that follows; None keeps the extremes of all.
     """
 
-    def __init__(self, share: float | None = None) -> None:
-        self._share = share
+    def __init__(self) -> None:
+        self.share: float | None = None
         self._low: Tensor | None = None
         self._high: Tensor | None = None
 
@@ -81,10 +81,10 @@ class Range:
             self._low, self._high = self._low.to(low), self._high.to(high)
         if self._low is None or self._high is None:
             self._low, self._high = low, high
-        elif self._share is None:
+        elif self.share is None:
             self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
         else:
-            self._low, self._high = self._low.lerp(low, self._share), self._high.lerp(high, self._share)
+            self._low, self._high = self._low.lerp(low, self.share), self._high.lerp(high, self.share)
 
     @property
     def grid(self) -> Grid:

@@ -113,10 +113,12 @@ def rounded_(model: nn.Module, images_BCHW: Tensor) -> Iterator[None]:
     was_training = model.training
     model.eval()
     places = roundings(model, images_BCHW[:1])
-    ranges = {place.output: Range(FOLLOWING) for place in places}
+    ranges = {place.output: Range() for place in places}
     with _hooked(model, {path: _seeing(seen) for path, seen in ranges.items()}), torch.no_grad():
         for some in torch.split(images_BCHW, 1):
             model(some)
+    for seen in ranges.values():
+        seen.share = FOLLOWING
     products = [module for module in model.modules() if isinstance(module, PRODUCTS)]
     for module in products:
         parametrize.register_parametrization(module, "weight", _RoundedWeight(module), unsafe=True)

@@ -77,11 +77,12 @@ class Work:
         network, ranking = self._network(deployed.detector)
         self.said(f"the exporter '{self.chosen.name}' is at work")
         exported = self._exported(network, folder)
+        # Before the long measuring, as a description that does not fit is found here.
+        stem = exported.files[0].partition(".")[0]
+        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
         for name, runner in self.chosen.exporter.runners(exported, folder).items():
             forward = forward_of(runner, network, name)
             stages.append(measuring.of_runner(name, forward, deployed.detector, network))
-        stem = exported.files[0].partition(".")[0]
-        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
         return self._report(_Made(folder, deployed, network, exported, tuple(stages), ranking))
 
     def _deployed(self, measuring: Measuring) -> tuple[Deployed, list[Stage]]:

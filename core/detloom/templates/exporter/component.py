@@ -18,6 +18,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from detloom import hookimpl
@@ -59,8 +60,8 @@ class NewComponent(Exporter):
         """Return where each operator runs, by the table below."""
         return self._preflight(_traced(network))
 
-    def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
-        """Write the program and the weights; real numbers need no calibration."""
+    def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:  # noqa: ARG002 - real numbers need no calibration
+        """Write the program and the weights."""
         traced = _traced(network)
         preflight = self._preflight(traced)
         for refused in preflight.at(Placement.REFUSED):
@@ -87,13 +88,13 @@ class NewComponent(Exporter):
             preflight=preflight,
         )
 
-    def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
+    def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:  # noqa: ARG002 - the files say all
         """Return the interpreter, which reads the files that a device would be given."""
         program = json.loads((folder / PROGRAM).read_text(encoding="utf-8"))
         weights = np.frombuffer((folder / WEIGHTS).read_bytes(), "<f4").astype(np.float32)
         return {"float": lambda images_BCHW: _play(program, weights, images_BCHW)}
 
-    def _preflight(self, traced: torch.export.ExportedProgram) -> Preflight:
+    def _preflight(self, traced: ExportedProgram) -> Preflight:
         verdicts = [self._verdict(node) for node in traced.graph.nodes if node.op == "call_function"]
         return Preflight("new-component", "the table of instructions in this plugin", tuple(verdicts))
 
@@ -108,9 +109,10 @@ class NewComponent(Exporter):
         return Verdict(module, operator, Placement.NPU)
 
 
-def _traced(network: Network) -> torch.export.ExportedProgram:
+def _traced(network: Network) -> ExportedProgram:
     # Decompositions, even none of them, leave no operator that works in place.
-    return torch.export.export(network.module, (network.example_BCHW(),)).run_decompositions({})
+    traced: ExportedProgram = torch.export.export(network.module, (network.example_BCHW(),)).run_decompositions({})
+    return traced
 
 
 def _operator(node: Node) -> str:
@@ -133,7 +135,7 @@ def _refusal(node: Node) -> str:
         return "the chip does not know it with these arguments, as groups or dilation"
     if operator == "upsample_nearest2d":
         factors = node.args[2] if len(node.args) > 2 else None
-        if not isinstance(factors, Sequence) or any(float(each) % 1 for each in factors):
+        if not isinstance(factors, Sequence) or any(not isinstance(each, float) or each % 1 for each in factors):
             return "the chip enlarges by whole factors alone"
     return ""
 
@@ -145,7 +147,7 @@ def _window(node: Node) -> Sequence[int]:
     return _pair(node.args[1]) if _operator(node) == "max_pool2d" else ()
 
 
-def _program(traced: torch.export.ExportedProgram) -> tuple[list[dict[str, Any]], list[Array]]:
+def _program(traced: ExportedProgram) -> tuple[list[dict[str, Any]], list[Array]]:
     """Return the instructions, the outputs last, and the weights in the order in which they lie in the file."""
     parameters = {**traced.graph_signature.inputs_to_parameters, **traced.graph_signature.inputs_to_buffers}
     state, weights, start = traced.state_dict, [], 0

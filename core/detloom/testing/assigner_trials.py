@@ -110,7 +110,12 @@ class Drawn:
         """Return it in words."""
         lacking = f", no auxiliary priors on levels {list(self.without)}" if self.without else ""
         classes = f"{self.num_classes} {'class' if self.num_classes == 1 else 'classes'}"
-        return f"{self.trial}, {classes}{lacking}, {told(self.pictures)}"
+        return f"{classes}{lacking}, {told(self.pictures)}"
+
+    @property
+    def where(self) -> Trial:
+        """Return what is asked."""
+        return self.trial
 
     @property
     def num_classes(self) -> int:

@@ -4,7 +4,7 @@ The same cases are drawn in every run, so that a check that fails fails again, w
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from detloom.errors import PluginError
 from detloom.testing.batches import SIZE, Layout, Row
@@ -20,26 +20,39 @@ except ImportError as error:
 
 __all__ = ["HEADS", "PICTURES", "Pictures", "holds_for_drawn", "told"]
 
-Case = TypeVar("Case")
+
+class Case(Protocol):
+    """What is drawn; ``str`` tells it to the component's author."""
+
+    @property
+    def where(self) -> object:
+        """What the component is asked."""
+
+
+Drawn = TypeVar("Drawn", bound=Case)
 
 Pictures = Sequence[Sequence[Row]]
 """The objects of each picture of a batch."""
 
 # Few, as a check runs over each component and its settings; the fixed batches beside them are the usual suspects.
 NUM_CASES = 8
+# Tries at making a case smaller; many objects would take thousands, for little.
+NUM_SHRINKS = 100
 
 
-def holds_for_drawn(cases: st.SearchStrategy[Case], demanded: Callable[[Case], None]) -> None:
+def holds_for_drawn(cases: st.SearchStrategy[Drawn], demanded: Callable[[Drawn], None]) -> None:
     """Demand something of cases that are drawn.
 
     Args:
-        cases: What they are drawn from; ``str`` of one says it to the component's author.
+        cases: What they are drawn from.
         demanded: Raises an AssertionError where a case shows a mistake, and draws nothing.
 
     Raises:
         AssertionError: A case shows a mistake; has the smallest that was found, in words.
     """
-    complaint = ""
+    # Each that fails is smaller than the one before.
+    failed: list[tuple[Drawn, Exception]] = []
+    tries = 0
 
     @settings(
         max_examples=NUM_CASES,
@@ -52,21 +65,30 @@ def holds_for_drawn(cases: st.SearchStrategy[Case], demanded: Callable[[Case], N
         verbosity=Verbosity.quiet,
     )
     @given(cases)
-    def run(case: Case) -> None:
-        nonlocal complaint
+    def run(case: Drawn) -> None:
+        nonlocal tries
+        tries += bool(failed)
+        if tries > NUM_SHRINKS:
+            raise _SmallEnough
         try:
             demanded(case)
         except Exception as error:
-            what = str(error) if isinstance(error, AssertionError) else f"raised {type(error).__name__}: {error}"
-            complaint = f"{what}\n  the smallest case found that shows it: {case}"
-            raise AssertionError(complaint) from error
+            failed.append((case, error))
+            raise
 
     try:
         run()
-    except Flaky as error:
-        raise AssertionError(
-            f"{complaint}\n  The same case given again does not show it: keep no state, and draw no random numbers"
-        ) from error
+    except (Exception, _SmallEnough) as stop:
+        if not failed:
+            raise
+        case, error = failed[-1]
+        raised = "" if isinstance(error, AssertionError) else f"{case.where}: raised {type(error).__name__}: "
+        again = "\n  Given again it does not show it: keep no state, draw no random numbers" * isinstance(stop, Flaky)
+        raise AssertionError(f"{raised}{error}\n  the smallest case found that shows it: {case}{again}") from error
+
+
+class _SmallEnough(BaseException):
+    """Enough was tried to make a case smaller; no error, which Hypothesis would take for another mistake."""
 
 
 def told(pictures: Pictures) -> str:

@@ -18,7 +18,7 @@ except ImportError as error:
         "detloom.testing draws its batches with Hypothesis, which is not installed: pip install 'detloom[testing]'"
     ) from error
 
-__all__ = ["HEADS", "PICTURES", "Pictures", "holds_for_drawn", "told"]
+__all__ = ["HEADS", "PICTURES", "Case", "Pictures", "counted", "holds_for_drawn", "num_classes_of", "told"]
 
 
 class Case(Protocol):
@@ -29,7 +29,7 @@ class Case(Protocol):
         """What the component is asked."""
 
 
-Drawn = TypeVar("Drawn", bound=Case)
+AnyCase = TypeVar("AnyCase", bound=Case)
 
 Pictures = Sequence[Sequence[Row]]
 """The objects of each picture of a batch."""
@@ -40,7 +40,7 @@ NUM_CASES = 8
 NUM_SHRINKS = 100
 
 
-def holds_for_drawn(cases: st.SearchStrategy[Drawn], demanded: Callable[[Drawn], None]) -> None:
+def holds_for_drawn(cases: st.SearchStrategy[AnyCase], demanded: Callable[[AnyCase], None]) -> None:
     """Demand something of cases that are drawn.
 
     Args:
@@ -51,7 +51,7 @@ def holds_for_drawn(cases: st.SearchStrategy[Drawn], demanded: Callable[[Drawn],
         AssertionError: A case shows a mistake; has the smallest that was found, in words.
     """
     # Each that fails is smaller than the one before.
-    failed: list[tuple[Drawn, Exception]] = []
+    failed: list[tuple[AnyCase, Exception]] = []
     tries = 0
 
     @settings(
@@ -65,7 +65,7 @@ def holds_for_drawn(cases: st.SearchStrategy[Drawn], demanded: Callable[[Drawn],
         verbosity=Verbosity.quiet,
     )
     @given(cases)
-    def run(case: Drawn) -> None:
+    def run(case: AnyCase) -> None:
         nonlocal tries
         tries += bool(failed)
         if tries > NUM_SHRINKS:
@@ -91,9 +91,19 @@ class _SmallEnough(BaseException):
     """Enough was tried to make a case smaller; no error, which Hypothesis would take for another mistake."""
 
 
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {one if number == 1 else several}"
+
+
+def num_classes_of(pictures: Pictures, more_classes: int) -> int:
+    """Return the number of classes up to the last that an object has, and some more."""
+    return int(max((row[0] for rows in pictures for row in rows), default=0)) + 1 + more_classes
+
+
 def told(pictures: Pictures) -> str:
     """Return the objects of each picture, a line each."""
-    lines = [f"{len(pictures)} {'image' if len(pictures) == 1 else 'images'} of {SIZE[0]} x {SIZE[1]}"]
+    lines = [f"{counted(len(pictures), 'image', 'images')} of {SIZE[0]} x {SIZE[1]}"]
     for index, rows in enumerate(pictures):
         objects = (f"class {row[0]:g} at [{', '.join(f'{side:g}' for side in row[1:])}]" for row in rows)
         lines.append(f"    image {index}: {', '.join(objects) or 'no objects'}")

@@ -101,9 +101,9 @@ def num_classes_of(pictures: Pictures, more_classes: int) -> int:
     return int(max((row[0] for rows in pictures for row in rows), default=0)) + 1 + more_classes
 
 
-def told(pictures: Pictures) -> str:
+def told(pictures: Pictures, size: tuple[int, int] = SIZE) -> str:
     """Return the objects of each picture, a line each."""
-    lines = [f"{counted(len(pictures), 'image', 'images')} of {SIZE[0]} x {SIZE[1]}"]
+    lines = [f"{counted(len(pictures), 'image', 'images')} of {size[0]} x {size[1]}"]
     for index, rows in enumerate(pictures):
         objects = (f"class {row[0]:g} at [{', '.join(f'{side:g}' for side in row[1:])}]" for row in rows)
         lines.append(f"    image {index}: {', '.join(objects) or 'no objects'}")

@@ -15,7 +15,7 @@ from detloom.results import check_assignment
 from detloom.structures import Assignment
 from detloom.testing.batches import EDGES, LAYOUTS, Batch, Layout, random_targets, rows_of, targets_of
 from detloom.testing.construction import Build, demand
-from detloom.testing.drawing import HEADS, PICTURES, Pictures, holds_for_drawn, told
+from detloom.testing.drawing import HEADS, PICTURES, Pictures, counted, holds_for_drawn, num_classes_of, told
 
 __all__ = [
     "Trial",
@@ -92,7 +92,7 @@ def _serves(assigner: Assigner, layout: Layout) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnBatch:
     """A way to ask for matches, and what it is given.
 
     Attributes:
@@ -109,13 +109,18 @@ class Drawn:
     def __str__(self) -> str:
         """Return it in words."""
         lacking = f", no auxiliary priors on levels {list(self.without)}" if self.without else ""
-        classes = f"{self.num_classes} {'class' if self.num_classes == 1 else 'classes'}"
-        return f"{self.trial}, {classes}{lacking}, {told(self.pictures)}"
+        classes = counted(self.num_classes, "class", "classes")
+        return f"{classes}{lacking}, {told(self.pictures)}"
+
+    @property
+    def where(self) -> Trial:
+        """Return what is asked."""
+        return self.trial
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes."""
-        return int(max((row[0] for rows in self.pictures for row in rows), default=0)) + 1 + self.more_classes
+        return num_classes_of(self.pictures, self.more_classes)
 
     def batch(self) -> Batch:
         """Return what the assigner is given, made anew."""
@@ -141,14 +146,14 @@ def demand_of_drawn(
     ]
 
     @st.composite
-    def cases(draw: st.DrawFn) -> Drawn:
+    def cases(draw: st.DrawFn) -> DrawnBatch:
         trial = draw(st.sampled_from(served))
         without: tuple[int, ...] = ()
         if on_some_levels:
             first = draw(st.integers(0, trial.layout.levels - 1))
             last = draw(st.integers(first, trial.layout.levels - 1 if first else trial.layout.levels - 2))
             without = tuple(range(first, last + 1))
-        return Drawn(trial, draw(PICTURES[pictures]), draw(st.integers(0, 2)), without)
+        return DrawnBatch(trial, draw(PICTURES[pictures]), draw(st.integers(0, 2)), without)
 
     if served:
         # A new assigner each time, so that what one remembers is not laid to another batch.

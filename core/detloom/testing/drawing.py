@@ -4,7 +4,7 @@ The same cases are drawn in every run, so that a check that fails fails again, w
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from detloom.errors import PluginError
 from detloom.testing.batches import SIZE, Layout, Row
@@ -18,28 +18,41 @@ except ImportError as error:
         "detloom.testing draws its batches with Hypothesis, which is not installed: pip install 'detloom[testing]'"
     ) from error
 
-__all__ = ["HEADS", "PICTURES", "Pictures", "holds_for_drawn", "told"]
+__all__ = ["HEADS", "PICTURES", "Case", "Pictures", "counted", "holds_for_drawn", "num_classes_of", "told"]
 
-Case = TypeVar("Case")
+
+class Case(Protocol):
+    """What is drawn; ``str`` tells it to the component's author."""
+
+    @property
+    def where(self) -> object:
+        """What the component is asked."""
+
+
+AnyCase = TypeVar("AnyCase", bound=Case)
 
 Pictures = Sequence[Sequence[Row]]
 """The objects of each picture of a batch."""
 
 # Few, as a check runs over each component and its settings; the fixed batches beside them are the usual suspects.
 NUM_CASES = 8
+# Tries at making a case smaller; many objects would take thousands, for little.
+NUM_SHRINKS = 100
 
 
-def holds_for_drawn(cases: st.SearchStrategy[Case], demanded: Callable[[Case], None]) -> None:
+def holds_for_drawn(cases: st.SearchStrategy[AnyCase], demanded: Callable[[AnyCase], None]) -> None:
     """Demand something of cases that are drawn.
 
     Args:
-        cases: What they are drawn from; ``str`` of one says it to the component's author.
+        cases: What they are drawn from.
         demanded: Raises an AssertionError where a case shows a mistake, and draws nothing.
 
     Raises:
         AssertionError: A case shows a mistake; has the smallest that was found, in words.
     """
-    complaint = ""
+    # Each that fails is smaller than the one before.
+    failed: list[tuple[AnyCase, Exception]] = []
+    tries = 0
 
     @settings(
         max_examples=NUM_CASES,
@@ -52,26 +65,45 @@ def holds_for_drawn(cases: st.SearchStrategy[Case], demanded: Callable[[Case], N
         verbosity=Verbosity.quiet,
     )
     @given(cases)
-    def run(case: Case) -> None:
-        nonlocal complaint
+    def run(case: AnyCase) -> None:
+        nonlocal tries
+        tries += bool(failed)
+        if tries > NUM_SHRINKS:
+            raise _SmallEnough
         try:
             demanded(case)
         except Exception as error:
-            what = str(error) if isinstance(error, AssertionError) else f"raised {type(error).__name__}: {error}"
-            complaint = f"{what}\n  the smallest case found that shows it: {case}"
-            raise AssertionError(complaint) from error
+            failed.append((case, error))
+            raise
 
     try:
         run()
-    except Flaky as error:
-        raise AssertionError(
-            f"{complaint}\n  The same case given again does not show it: keep no state, and draw no random numbers"
-        ) from error
+    except (Exception, _SmallEnough) as stop:
+        if not failed:
+            raise
+        case, error = failed[-1]
+        raised = "" if isinstance(error, AssertionError) else f"{case.where}: raised {type(error).__name__}: "
+        again = "\n  Given again it does not show it: keep no state, draw no random numbers" * isinstance(stop, Flaky)
+        raise AssertionError(f"{raised}{error}\n  the smallest case found that shows it: {case}{again}") from error
 
 
-def told(pictures: Pictures) -> str:
+class _SmallEnough(BaseException):
+    """Enough was tried to make a case smaller; no error, which Hypothesis would take for another mistake."""
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {one if number == 1 else several}"
+
+
+def num_classes_of(pictures: Pictures, more_classes: int) -> int:
+    """Return the number of classes up to the last that an object has, and some more."""
+    return int(max((row[0] for rows in pictures for row in rows), default=0)) + 1 + more_classes
+
+
+def told(pictures: Pictures, size: tuple[int, int] = SIZE) -> str:
     """Return the objects of each picture, a line each."""
-    lines = [f"{len(pictures)} {'image' if len(pictures) == 1 else 'images'} of {SIZE[0]} x {SIZE[1]}"]
+    lines = [f"{counted(len(pictures), 'image', 'images')} of {size[0]} x {size[1]}"]
     for index, rows in enumerate(pictures):
         objects = (f"class {row[0]:g} at [{', '.join(f'{side:g}' for side in row[1:])}]" for row in rows)
         lines.append(f"    image {index}: {', '.join(objects) or 'no objects'}")

@@ -2,6 +2,7 @@
 # ruff: noqa: ARG002 - the wrong ones override a method whose arguments each uses in part
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,7 +148,7 @@ WRONG: dict[str, tuple[type[Criterion], str, set[str]]] = {
     "settings_are_keyword_only_and_typed": (PositionalCriterion, "every setting is keyword-only", set()),
     "numbers_without_sense_are_refused_by_name": (DividingCriterion, "box=-1.0 raises ZeroDivisionError", set()),
     "objection_is_a_reason_or_none": (RefusingCriterion, "refuses every kind of head", set()),
-    "losses_are_named_finite_numbers": (OtherClassesCriterion, "with one class", set()),
+    "losses_are_named_finite_numbers": (OtherClassesCriterion, "1 class, every object", set()),
     "losses_without_matches_are_finite": (CountingCriterion, "divide by a count of at least 1", set()),
     "gradient_reaches_boxes_and_classes": (DetachedCriterion, "no gradient reaches boxes_BP4", set()),
     "losses_do_not_grow_with_the_batch": (SumCriterion, "for the same images twice", set()),
@@ -163,6 +164,24 @@ WRONG: dict[str, tuple[type[Criterion], str, set[str]]] = {
 
 def test_right_criterion_passes_all() -> None:
     check_component(PlainCriterion)
+
+
+class BoxwardCriterion(PlainCriterion):
+    def losses(self, predictions: Predictions, assignment: Assignment, targets: Targets) -> dict[str, Tensor]:
+        return super().losses(replace(predictions, distribution_BP4R=None), assignment, targets)
+
+
+class BinwardCriterion(PlainCriterion):
+    def objection(self, head: HeadTraits) -> str | None:
+        return None if head.distribution_bins else "it learns boxes by their distributions"
+
+    def boxes(self, predictions: Predictions) -> Tensor:
+        return predictions.boxes_BP4.detach()
+
+
+@pytest.mark.parametrize("cls", [BoxwardCriterion, BinwardCriterion])
+def test_distributions_are_learned_by_their_boxes_or_by_themselves(cls: type[Criterion]) -> None:
+    check_component(cls)
 
 
 @pytest.mark.parametrize("name", WRONG)

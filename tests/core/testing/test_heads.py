@@ -85,7 +85,7 @@ class DividingHead(PlainHead):
 
 class CroppingHead(PlainHead):
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
-        return super().forward([level[..., :-1] for level in levels])
+        return super().forward([level[..., : max(1, level.shape[-1] - 1)] for level in levels])
 
 
 class UnsqueezedHead(PlainHead):

@@ -292,6 +292,9 @@ def test_studies_of_the_page_can_be_run(study: Path, tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "ablation.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```toml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     names = []
+    example = Path(__file__).parents[3] / "examples/detloom-centre-assigner/src/detloom_centre/__init__.py"
+    mine = example.read_text(encoding="utf-8").replace('register("centre"', 'register("mine"')
+    (tmp_path / "my_assigner.py").write_text(mine, encoding="utf-8")
     for number, block in enumerate(blocks):
         file = tmp_path / f"study-{number}.toml"
         file.write_text(block.replace('"demo/data"', json.dumps(str(study.parent / "data"))), encoding="utf-8")
@@ -303,5 +306,6 @@ def test_studies_of_the_page_can_be_run(study: Path, tmp_path: Path) -> None:
         assert [cell["reason"] for cell in cells] == [""] * len(cells)
         names.append([cell["name"] for cell in cells])
     assert names[0] == ["baseline", "assigner=simota", "assigner=atss", "assigner=paa(candidates=9)", "implicit=false"]
-    assert names[1] == ["plain", "atss", "atss-without-implicit"]
+    assert names[1] == ["yolov7", "simota", "mine"]
+    assert names[2] == ["plain", "atss", "atss-without-implicit"]
     assert all(f"`{name}`" in text for name in names[0])

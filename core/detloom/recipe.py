@@ -12,7 +12,7 @@ They are run when a recipe is read from its file, and never for one that an arti
 
 import copy
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -206,8 +206,9 @@ def resolve_recipe(
             f"{OVERRIDE}: {overrides!r} is no table of values by dotted key; write "
             '{"head.num_classes": 3, "assigner.use": "atss"}'
         )
-    recipe = source if isinstance(source, Recipe) else _read(source, shop)
-    recipe = recipe.with_plugins([shop.load_file(path).path for path in plugins])
+    given = [shop.load_file(path).path for path in plugins]
+    recipe = source if isinstance(source, Recipe) else _read(source, shop, {short_name(path) for path in given})
+    recipe = recipe.with_plugins(given)
     if overrides:
         recipe = recipe.with_overrides(overrides)
     complaints = _complaints(recipe, shop)
@@ -264,7 +265,8 @@ def parse_value(text: str, *, given: str, example: str) -> Any:
         return value
 
 
-def _read(source: str | Path, shop: Workshop) -> Recipe:
+def _read(source: str | Path, shop: Workshop, given: Collection[str]) -> Recipe:
+    """Return a recipe as its files have it; runs the plugins that they name, but for those that were given."""
     path = _path_of(source, shop, None)
     layers: list[tuple[str, dict[str, Any]]] = []
     plugins: list[Path] = []
@@ -282,7 +284,8 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         if parent is not None and not isinstance(parent, str):
             raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
         # What is extended comes first.
-        plugins = [*(at.parent / name for name in _popped_plugins(tables, str(at))), *plugins]
+        named = [at.parent / name for name in _popped_plugins(tables, str(at))]
+        plugins = [*(each for each in named if short_name(each) not in given), *plugins]
         layers.append((_label(at, shop), tables))
         at = None if parent is None else _path_of(parent, shop, at)
     merged: dict[str, Any] = {}

@@ -39,6 +39,14 @@ def register_components(register):
     register("mine", Mine)
 '''
 SMALL = {"head.use": "mine", "criterion.use": "yolox", "assigner.use": "simota"}
+NARROW = {
+    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
+    "backbone.hidden": [8, 8, 8, 8],
+    "backbone.widths": [8, 16, 16, 16],
+    "neck.hidden": [8, 8, 8],
+    "neck.widths": [8, 8, 8],
+    "neck.outputs": [16, 16, 16],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -262,7 +270,28 @@ def test_a_file_that_changed_since_is_told(tmp_path: Path, recipe: Path, plugin:
         detloom.load(path, plugins=[plugin])
 
 
-def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
+def test_a_file_that_is_given_takes_the_place_of_one_that_was_moved(recipe: Path, plugin: Path) -> None:
+    moved = plugin.rename(recipe.with_name(plugin.name))
+
+    assert load_recipe(recipe, plugins=[moved]).plugins == (str(moved),)
+
+
+def test_artifacts_are_averaged_with_the_file_that_is_given_and_the_next_command_has_it(
+    tmp_path: Path, recipe: Path, plugin: Path
+) -> None:
+    parts = []
+    for number in range(2):
+        written = written_artifact(tmp_path, load_recipe(recipe, NARROW))
+        parts.append(written.rename(tmp_path / f"{number}.safetensors"))
+    out = tmp_path / "average.safetensors"
+
+    result = run_cli("average", *parts, "-o", out, "--plugin", plugin)
+
+    assert result.exit_code == 0, result.output
+    assert f"next: detloom predict {out} PICTURES -o found --plugin {plugin}\n" in result.stdout
+
+
+def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies_and_tells_so(
     tmp_path: Path, recipe: Path, plugin: Path
 ) -> None:
     from detloom.engine.fit import fit, resume
@@ -270,6 +299,7 @@ def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
 
     data = write_scenes(tmp_path / "data", train=4, val=2, unseen=1)
     settings = {
+        **NARROW,
         "train.epochs": 1,
         "train.batch": 4,
         "data.image_size": 64,
@@ -283,6 +313,9 @@ def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
 
     with pytest.raises(RecipeError, match=r"give its path: --plugin my_head\.py"):
         resume(run.directory, progress=False)
-    again = resume(run.directory, plugins=[moved], progress=False)
+    result = run_cli("train", "--resume", run.directory, "--plugin", moved, "--json")
 
-    assert again.status == "finished"
+    told = json.loads(result.stdout)
+    assert told["status"] == "finished"
+    assert told["message"].startswith(f"{run.directory}: this run is finished")
+    assert told["message"].endswith(f"--set train.epochs=NUMBER --plugin {moved}")

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
 from detloom.json_values import without_nan
+from detloom.plugin_source import plugin_options
 from detloom.recipe import PLUGINS, Recipe
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "differences", "has_state", "open_run", "read_run"]
@@ -122,6 +124,10 @@ class Run:
         """Return the best epoch's metrics."""
         best = self.best_epoch
         return None if best is None else best.metrics
+
+    def command(self, *words: str) -> str:
+        """Return a command of ``detloom`` to paste into a shell, with the files of plugins that the run needs."""
+        return shlex.join(("detloom", *words, *plugin_options(self.recipe.plugins)))
 
     def fitness_of(self, metrics: Metrics) -> float:
         """Return the weighted sum of metrics; a metric that could not be measured counts as 0."""

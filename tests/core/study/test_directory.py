@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from detloom.errors import ArtifactError
+from detloom.recipe import Recipe
+from detloom.study.cells import Cell
 from detloom.study.directory import StudyDirectory
 from detloom.study.settings import Study, StudySettings
 
@@ -51,3 +53,19 @@ def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
     directory.note("a", 0, "")
 
     assert (kept, directory.error("a", 0)) == ("no memory", "")
+
+
+def test_plugin_that_holds_something_else_now_is_a_change_and_one_that_was_moved_is_none(tmp_path: Path) -> None:
+    def cells(folder: str, content: str) -> list[Cell]:
+        path = tmp_path / folder / "mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        return [Cell("a", {}, recipe=Recipe("r", {}, {}, plugins=(str(path),)))]
+
+    directory = StudyDirectory(tmp_path / "one")
+    directory.open(STUDY, cells("here", "1"))
+    directory.close()
+
+    directory.check(STUDY, cells("there", "1"))
+    with pytest.raises(ArtifactError, match=r"differs in plugins\.mine\.py \('sha256 6b86b2"):
+        directory.check(STUDY, cells("there", "2"))

@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from detloom.assembly import assemble
 from detloom.catalogue import bundled_rows
+from detloom.foreign import ForeignCheckpoint, ForeignModule
 from detloom.kinds import Kind
+from detloom.recipe import Recipe, load_recipe
 from detloom.testing import CHECKS, Check, checks_of, parametrize_with_checks
 from detloom.workshop import workshop
 from detloom_plugins.anchor_head import ImplicitConv
@@ -26,6 +28,7 @@ from detloom_plugins.dynamic_k import Yolov7Assigner
 from detloom_plugins.hungarian import HungarianAssigner
 from detloom_plugins.layers import ConvBlock, Elan, RepConv, SpaceToDepth, SummedElan
 from detloom_plugins.max_iou import MaxIouAssigner
+from detloom_plugins.yolov7_layers import published_layers
 
 SMALL = {"widths": (8, 8, 16, 16)}
 NARROW_DEMO = {
@@ -138,11 +141,38 @@ def pyramid(x_BCHW: Tensor) -> Tensor:
     return torch.cat([functional.max_pool2d(x_BCHW, window, 1, window // 2) for window in (5, 9, 13)], dim=1)
 
 
-# What a pass folds, or a reader reads.
+def published_checkpoint() -> tuple[ForeignCheckpoint, Recipe]:
+    """Return a network of the YOLOv7 family as published files have it: numbered layers, some of them described."""
+    recipe = load_recipe("demo", {"head.num_classes": 2})
+    detector = assemble(recipe)
+    layers = published_layers(detector, lambda _name: False)
+    tensors: dict[str, Tensor] = {}
+    for number, layer in enumerate(layers):
+        for part, path in layer.modules.items():
+            own = detector.get_submodule(path).state_dict()
+            tensors |= {".".join(filter(None, (f"model.{number}", part, name))): each for name, each in own.items()}
+        tensors |= {f"model.{number}.{name}": detector.state_dict()[ours] for name, ours in layer.tensors.items()}
+    modules = {
+        "": ForeignModule("models.yolo.Model", {"names": ["cat", "dog"]}),
+        "model.0": ForeignModule("models.common.Conv", {"f": -1}),
+        "model.0.act": ForeignModule("torch.nn.modules.activation.LeakyReLU", {"negative_slope": 0.1}),
+    }
+    return ForeignCheckpoint(Path("published.pt"), "", tensors, modules), recipe
+
+
+def saved_state() -> tuple[ForeignCheckpoint, Recipe]:
+    """Return what ``state_dict()`` of a detector gives."""
+    recipe = load_recipe("demo", {"head.num_classes": 2})
+    return ForeignCheckpoint(Path("state.pt"), "", assemble(recipe).state_dict(), {}), recipe
+
+
+# What a pass folds, a reader reads, or an importer imports.
 EXAMPLES: Mapping[tuple[str, str], Callable[[], Any]] = {
     ("dataset", "coco"): lambda: small_dataset() / "coco",
     ("dataset", "voc"): lambda: small_dataset() / "voc",
     ("dataset", "yolo"): lambda: small_dataset() / "yolo",
+    ("importer", "own-names"): saved_state,
+    ("importer", "yolov7"): published_checkpoint,
     ("reparam", "drop-auxiliary"): lambda: assemble("demo", {"neck.auxiliary": [8, 8, 8]}, num_classes=2),
     ("reparam", "equalise"): lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1), nn.Conv2d(4, 2, 1)),
     ("reparam", "fold-implicit"): lambda: nn.Sequential(nn.ReLU(), ImplicitConv(nn.Conv2d(3, 4, 1))),

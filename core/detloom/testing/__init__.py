@@ -9,6 +9,8 @@ sentence; where a component breaks it, the message says what to change.
 """
 
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +29,7 @@ from detloom.testing import (
     evaluators,
     exporters,
     heads,
+    importers,
     networks,
     observers,
     reparams,
@@ -51,7 +54,9 @@ CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
     Kind.EVALUATOR: evaluators.CHECKS,
     Kind.OBSERVER: observers.CHECKS,
     Kind.EXPORTER: exporters.CHECKS,
+    Kind.IMPORTER: importers.CHECKS,
 }
+WITH_EXAMPLE = frozenset((*datasets.WITH_EXAMPLE, *reparams.WITH_EXAMPLE, *importers.WITH_EXAMPLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,15 @@ class Check:
         component: The class's name, and its settings.
         name: The function's name, a sentence.
         reason: Why it is expected to fail, or nothing.
+        lacks_example: Whether it works on an example of the author's, and there is none.
     """
 
     component: str
     name: str
     reason: str
+    lacks_example: bool
     _run: Callable[[], None] = field(repr=False)
+    _source: str = field(repr=False)
 
     @property
     def sentence(self) -> str:
@@ -88,9 +96,8 @@ class Check:
         except AssertionError as error:
             raise AssertionError(f"{self.component}, {self.sentence}: {error}") from error
         except Exception as error:
-            raise AssertionError(
-                f"{self.component}, {self.sentence}: raised {type(error).__name__}: {error}"
-            ) from error
+            raised = f"raised {type(error).__name__}: {error}{_place(error, self._source)}"
+            raise AssertionError(f"{self.component}, {self.sentence}: {raised}") from error
 
 
 def checks_of(
@@ -108,7 +115,8 @@ def checks_of(
             or head must be one for three levels.
         expected_failures: Names of checks that it does not pass, each with the reason why it need not.
         example: What returns something to work on: for a reparam pass a model that it folds, which takes pictures
-            ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``.
+            ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``; for an importer a
+            ``ForeignCheckpoint`` that it knows, and the recipe that this holds the weights of.
 
     Raises:
         PluginError: The class is no component, its kind has no checks yet, it cannot be built with the settings,
@@ -128,8 +136,16 @@ def checks_of(
     _check_settings(cls, dict(settings or {}))
     build = construction.Build(cls, dict(settings or {}), example)
     label = _label(cls, dict(settings or {}))
+    source = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
     return [
-        Check(label, function.__name__, reasons.get(function.__name__, "").strip(), partial(function, build))
+        Check(
+            label,
+            function.__name__,
+            reasons.get(function.__name__, "").strip(),
+            example is None and function in WITH_EXAMPLE,
+            partial(function, build),
+            source,
+        )
         for function in functions
     ]
 
@@ -236,6 +252,12 @@ def _check_settings(cls: type[Any], settings: dict[str, Any]) -> None:
             f"{cls.__name__}: settings: it has no setting '{unknown[0]}'.{suggest(unknown[0], known)} "
             f"It has: {', '.join(known) or 'none'}"
         )
+
+
+def _place(error: Exception, source: str) -> str:
+    """Return at which line of the component's own file an error arose, if it is known."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    return f" ({source}, line {lines[-1]})" if lines else ""
 
 
 def _label(cls: type[Any], settings: dict[str, Any]) -> str:

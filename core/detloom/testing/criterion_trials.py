@@ -138,13 +138,16 @@ class DrawnMatches:
         return _trial(build, self.layout, targets_of(self.pictures), num_classes=num_classes, each=self.each)
 
 
-def demand_of_matches(build: Build, demanded: Callable[[Trial], None], *, single_class: bool = False) -> None:
+def demand_of_matches(
+    build: Build, demanded: Callable[[Trial], None], *, single_class: bool = False, fewest: int = 1
+) -> None:
     """Demand something of matches that are drawn, and of fixed ones on every kind of head.
 
     Args:
         build: What builds the criterion.
         demanded: Raises an AssertionError where it is not met.
         single_class: Whether there may be one class alone.
+        fewest: How many priors learn an object at least.
     """
     served = _served(build, HEADS)
     cases = st.builds(
@@ -152,7 +155,7 @@ def demand_of_matches(build: Build, demanded: Callable[[Trial], None], *, single
         layout=st.sampled_from(served),
         pictures=PICTURES["ordinary"] | PICTURES["none in some images"],
         more_classes=st.integers(0 if single_class else 1, 3),
-        each=st.integers(1, 4),
+        each=st.integers(fewest, 4),
     )
     if served:
         holds_for_drawn(cases, lambda case: demanded(case.trial(build)))

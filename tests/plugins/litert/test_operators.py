@@ -1,4 +1,4 @@
-"""Each operator by itself: against torch in float32 and in 8 bits, and against LiteRT for Microcontrollers to the bit."""
+"""Each operator by itself: against torch in float32 and 8 bits, and to the bit against LiteRT for Microcontrollers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from litert_cases import Maps, decibels, network_of, pictures, ran
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detloom_plugins.litert import Converted, convert_to_float, convert_to_int8, graph_of
-from litert_cases import Maps, decibels, network_of, pictures, ran
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra: pip install 'detloom[litert]'")
 

@@ -94,7 +94,7 @@ def test_choice_by_the_values_of_a_map_cannot_be_traced() -> None:
 
 
 def test_mistake_of_the_reading_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = MEANINGS | {"relu": lambda call: call.add(LeakyRelu(0.5), call.value("self"))}
+    wrong = {**MEANINGS, "relu": lambda call: call.add(LeakyRelu(0.5), call.value("self"))}
     monkeypatch.setattr(reading, "MEANINGS", wrong)
 
     assert "mistake of the exporter" in refusal(nn.ReLU())

@@ -79,7 +79,7 @@ def test_ranges_of_pictures_are_the_same_however_they_are_divided() -> None:
     images_BCHW = pictures(count=6)
 
     together = observe(graph, images_BCHW, calibration="min-max", percentile=100)
-    apart = [observe(graph, each, calibration="min-max", percentile=100) for each in images_BCHW.split(2)]
+    apart = [observe(graph, each, calibration="min-max", percentile=100) for each in torch.split(images_BCHW, 2)]
 
     for name, (low, high) in together.items():
         assert low == pytest.approx(min(each[name][0] for each in apart))

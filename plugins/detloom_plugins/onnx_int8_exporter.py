@@ -71,7 +71,7 @@ class OnnxInt8Exporter(Exporter):
     def __init__(
         self,
         *,
-        calibration: Literal["auto"] | Ranges = "auto",
+        calibration: Literal["auto", "min-max", "percentile"] = "auto",
         percentile: float = 99.99,
         activations: Literal["uint8", "int8"] = "uint8",
         symmetric: bool = False,

@@ -55,7 +55,7 @@ class OpenvinoExporter(Exporter):
     """
 
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-        {f"intel-{device.lower()}": MappingProxyType({"device": device}) for device in DEVICES}
+        {f"intel-{device.lower()}": {"device": device} for device in DEVICES}
     )
     calibrates = True
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detloom.errors import ExportError, RecipeError
 from detloom.export.network import Exported, Network
+from detloom_plugins.equal_maps import worst_decibels
 from detloom_plugins.onnx_int8_exporter import OnnxInt8Exporter
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
@@ -188,6 +189,13 @@ def test_scores_live_in_raw_outputs_and_would_die_in_decoded_ones(tmp_path: Path
     # One scale has steps of two pixels, and scores from 0 to 1 are all the same.
     assert len(scores["decoded"][1]) == 1 < len(scores["decoded"][0])
     assert len(scores["raw"][1]) > 50
+
+
+def test_the_worst_map_says_how_near_a_file_is() -> None:
+    wanted = [np.array([3.0, 4.0], np.float32), np.array([1.0, 0.0], np.float32)]
+    found = [np.array([3.0, 4.0], np.float32), np.array([1.0, 0.1], np.float32)]
+
+    assert worst_decibels(found, wanted) == pytest.approx(20, abs=1e-4)
 
 
 def test_pictures_are_asked_for(tmp_path: Path) -> None:

@@ -295,6 +295,15 @@ def test_priors_that_are_no_numbers_are_left_out(number: float, channel: int) ->
     assert len(boxes_N4) >= 1
 
 
+def test_classes_stay_apart_in_pictures_of_any_size() -> None:
+    # They are moved by 4096 pixels a class, which would bring the second box to the first.
+    maps = small_outputs([(4100, 4100, 8, 8), (4, 4, 8, 8)], [(2, 0, 0), (0, 1, 0)])
+
+    _, _, labels_N = small(2).detect(maps)
+
+    assert labels_N.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("label", [0, 120])
 def test_borderline_overlaps_fall_as_in_detloom(label: int) -> None:
     spec, named, count = borderline(label)

@@ -67,10 +67,9 @@ def test_names_of_files_become_names_of_programs(name: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("name", HEADS)
-def test_descriptions_of_all_heads_are_read_as_written(tmp_path: Path, name: str, dtype: Any, layout: Any) -> None:
-    spec = description(split(HEADS[name]().decode_spec()), dtype=dtype, layout=layout)
+def test_descriptions_of_all_heads_are_read_as_written(tmp_path: Path, name: str, dtype: Any) -> None:
+    spec = description(split(HEADS[name]().decode_spec()), dtype=dtype, layout="NHWC")
     path = tmp_path / "net.host.json"
     path.write_text(json.dumps(spec))
 
@@ -88,7 +87,7 @@ def test_a_head_that_contradicts_its_file_is_refused_with_the_file() -> None:
     decode["num_classes"] = 4
 
     with pytest.raises(
-        ExportError, match=r"network.bin: no host can follow .*\n  output 'classes' has 3 channels, not 4"
+        ExportError, match=r"network\.bin: no host can follow .*\n  output 'classes' has 3 channels, not 4"
     ):
         description(decode)
 

@@ -33,9 +33,9 @@ from detloom.testing.exporter_trials import (
     exporter_of,
     files_in,
     pictures,
+    preflight_of,
     tiny_network,
     trial_of,
-    watched,
 )
 
 __all__ = ["CHECKS"]
@@ -87,7 +87,7 @@ def devices_stand_for_settings_that_it_has(build: Build) -> None:
 def preflight_says_where_modules_run_and_why(build: Build) -> None:
     """Each verdict is of a module of the network; what is not simply on the NPU has a reason."""
     network = tiny_network()
-    found = exporter_of(build).check(network)
+    found, _ = preflight_of(build)
     known = {path for path, _ in network.module.named_modules()}
     demand(found.source.strip(), "the preflight has no source; say which compiler or table it is by, and its version")
     demand(found.target.strip(), "the preflight has no target; name the device or the format")
@@ -106,9 +106,7 @@ def preflight_says_where_modules_run_and_why(build: Build) -> None:
 
 def preflight_writes_nothing(build: Build) -> None:
     """``detloom export --check`` leaves no files; a compiler's lie in a temporary folder, and are taken away."""
-    exporter = exporter_of(build)
-    with watched() as written:
-        exporter.check(tiny_network())
+    _, written = preflight_of(build)
     demand(not written, f"check() wrote {', '.join(written)} into the working directory; use a temporary folder")
 
 

@@ -175,7 +175,8 @@ def _list_targets(plugins: tuple[Path, ...], *, as_json: bool) -> None:
         click.secho(exporter, bold=True, nl=False)
         click.echo(f"  {rows[0].missing}" if rows[0].missing else "  ready")
         for each in rows[1:]:
-            click.echo(f"  {each.name}  {', '.join(f'{key}={value!r}' for key, value in each.settings.items())}")
+            settings = ", ".join(f"{key}={value!r}" for key, value in each.settings.items())
+            click.echo(f"  {each.name}  {settings}".rstrip())
     if not found:
         click.echo("no exporter is installed")
 

@@ -119,7 +119,7 @@ def rounded_(model: nn.Module, images_BCHW: Tensor) -> Iterator[None]:
             model(some)
     for seen in ranges.values():
         seen.share = FOLLOWING
-    products = [module for module in model.modules() if isinstance(module, PRODUCTS)]
+    products = {module: list(module._parameters) for module in model.modules() if isinstance(module, PRODUCTS)}  # noqa: SLF001 - torch has no public name for a module's own parameters in order
     for module in products:
         parametrize.register_parametrization(module, "weight", _RoundedWeight(module), unsafe=True)
     try:
@@ -127,8 +127,10 @@ def rounded_(model: nn.Module, images_BCHW: Tensor) -> Iterator[None]:
         with _hooked(model, {path: _rounding(seen) for path, seen in ranges.items()}):
             yield
     finally:
-        for module in products:
+        for module, order in products.items():
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            # What was taken away and put back stands last, and files list weights in order.
+            module._parameters = {name: module._parameters[name] for name in order}  # noqa: SLF001 - the same
 
 
 class _RoundedWeight(nn.Module):

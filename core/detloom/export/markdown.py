@@ -91,7 +91,7 @@ def _accuracy(report: Report) -> Iterator[str]:
             f"On {report.validation}, every picture fitted on the whole canvas, so that all stages see the same. "
             "`detloom val` cuts the canvas to the pictures where the recipe says so, and may find a little else."
         )
-    names = [name for name in METRICS if any(each.metrics for each in report.stages)]
+    names = [name for name in METRICS if any(name in (each.metrics or {}) for each in report.stages)]
     first = report.stages[0].ap
     rows = [
         [

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from detloom.decode_spec import DecodeSpec, OutputName
-from detloom.export.network import Exported, Network
+from detloom.export.network import Exported, Network, Preflight
 from detloom.interfaces import Exporter
 from detloom.testing.construction import Build
 
@@ -31,9 +31,9 @@ __all__ = [
     "exporter_of",
     "files_in",
     "pictures",
+    "preflight_of",
     "tiny_network",
     "trial_of",
-    "watched",
 ]
 
 SIZE = (64, 96)
@@ -145,6 +145,17 @@ def trial_of(build: Build) -> Trial:
         build.kept["trial"] = export_into(exporter_of(build), tiny_network(), Path(build.kept["room"].name) / "one")
     trial: Trial = build.kept["trial"]
     return trial
+
+
+def preflight_of(build: Build) -> tuple[Preflight, list[str]]:
+    """Return one preflight, and what it wrote into the working directory."""
+    if "preflight" not in build.kept:
+        exporter = exporter_of(build)
+        with watched() as written:
+            found = exporter.check(tiny_network())
+        build.kept["preflight"] = (found, written)
+    kept: tuple[Preflight, list[str]] = build.kept["preflight"]
+    return kept
 
 
 def export_into(exporter: Exporter, network: Network, room: Path) -> Trial:

@@ -35,7 +35,7 @@ def test_layer_whose_channels_share_a_grid_that_fits_one_of_them_is_the_most_sen
 
     ranking = sensitivities(network, torch.rand(2, 3, 8, 8))
 
-    assert [each.module for each in ranking][0] == "uneven"
+    assert ranking[0].module == "uneven"
     assert ranking[0].sqnr_db < ranking[1].sqnr_db - 20
 
 

@@ -31,9 +31,13 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_where_something_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the compiler fails"), staged(tmp_path / "export", force=False) as made:
-        (made / "model.bin").write_text("half")
-        raise RuntimeError("the compiler fails")
+    def fail() -> None:
+        with staged(tmp_path / "export", force=False) as made:
+            (made / "model.bin").write_text("half")
+            raise RuntimeError("the compiler fails")
+
+    with pytest.raises(RuntimeError, match="the compiler fails"):
+        fail()
 
     assert list(tmp_path.iterdir()) == []
 

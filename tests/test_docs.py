@@ -289,7 +289,7 @@ def test_the_readme_and_the_script_run_the_same_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
-    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest\n' in readme
+    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest -n auto\n' in readme
     assert 'pip install --quiet -e ".[test]"\npytest' in script
 
 

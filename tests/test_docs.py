@@ -24,6 +24,7 @@ from detloom.kinds import Kind
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.structures import Detections, Predictions, Priors, Targets
+from detloom.testing import CHECKS
 from detloom.workshop import workshop
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,12 @@ def test_tables_of_components_are_those_of_the_catalogue() -> None:
     ]
 
     assert stale == [], "run `python docs/tables.py`"
+
+
+def test_every_check_of_the_kit_has_a_mistake_that_shows_what_it_is_for() -> None:
+    mistakes = {kind: set(wrong) for kind, wrong in load_tables().mistakes().items()}
+
+    assert mistakes == {kind: {check.__name__ for check in checks} for kind, checks in CHECKS.items()}
 
 
 def test_every_row_of_the_catalogue_is_in_the_readme_and_has_a_heading_and_a_source() -> None:

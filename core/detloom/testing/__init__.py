@@ -19,6 +19,14 @@ from unittest import SkipTest
 
 from detloom.errors import PluginError, suggest
 from detloom.kinds import Kind
+
+try:
+    import hypothesis  # noqa: F401 - the modules below need it; without it they would say so in words of their own
+except ImportError as error:
+    raise PluginError(
+        "detloom.testing draws batches with Hypothesis, which is not installed: pip install 'detloom[testing]'"
+    ) from error
+
 from detloom.testing import (
     anchor_searches,
     assigners,

@@ -6,17 +6,11 @@ The same cases are drawn in every run, so that a check that fails fails again, w
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from detloom.errors import PluginError
-from detloom.testing.batches import SIZE, Layout, Row
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 
-try:
-    from hypothesis import HealthCheck, Phase, Verbosity, given, settings
-    from hypothesis import strategies as st
-    from hypothesis.errors import Flaky
-except ImportError as error:
-    raise PluginError(
-        "detloom.testing draws its batches with Hypothesis, which is not installed: pip install 'detloom[testing]'"
-    ) from error
+from detloom.testing.batches import SIZE, Layout, Row
 
 __all__ = ["HEADS", "PICTURES", "Case", "Pictures", "counted", "holds_for_drawn", "num_classes_of", "told"]
 
@@ -39,6 +33,17 @@ NUM_CASES = 8
 # Tries at making a case smaller; many objects would take thousands, for little.
 NUM_SHRINKS = 100
 
+RUN = settings(
+    max_examples=NUM_CASES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+    verbosity=Verbosity.quiet,
+)
+
 
 def holds_for_drawn(cases: st.SearchStrategy[AnyCase], demanded: Callable[[AnyCase], None]) -> None:
     """Demand something of cases that are drawn.
@@ -54,16 +59,7 @@ def holds_for_drawn(cases: st.SearchStrategy[AnyCase], demanded: Callable[[AnyCa
     failed: list[tuple[AnyCase, Exception]] = []
     tries = 0
 
-    @settings(
-        max_examples=NUM_CASES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        verbosity=Verbosity.quiet,
-    )
+    @RUN
     @given(cases)
     def run(case: AnyCase) -> None:
         nonlocal tries

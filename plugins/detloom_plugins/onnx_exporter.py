@@ -19,11 +19,10 @@ from detloom_plugins.onnx_file import (
     OnnxRunner,
     check_format,
     demand_opset,
-    described_input,
-    described_outputs,
     write_checked,
 )
 from detloom_plugins.onnx_graph import OLDEST_OPSET, Numbers
+from detloom_plugins.real_tensors import described_input, described_outputs
 
 __all__ = ["OnnxExporter"]
 

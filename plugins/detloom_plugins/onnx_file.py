@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detloom.data.letterbox import FILL
 from detloom.errors import ExportError, RecipeError, reason
 from detloom.export.network import Network, Preflight
-from detloom.host_spec import InputSpec, TensorSpec
 from detloom_plugins.equal_maps import demand_equality, maps_of_module
-from detloom_plugins.onnx_graph import INPUT, NEWEST_OPSET, Numbers, onnx_model, refused_operators
+from detloom_plugins.onnx_graph import NEWEST_OPSET, Numbers, onnx_model, refused_operators
 from detloom_plugins.traced_operators import refusals, refused
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ __all__ = [
     "OnnxRunner",
     "check_format",
     "demand_opset",
-    "described_input",
-    "described_outputs",
     "save",
     "write_checked",
 ]
@@ -119,20 +115,3 @@ def save(model: "ModelProto", path: Path) -> None:
     import onnx
 
     onnx.save(model, path, save_as_external_data=False)
-
-
-def described_input(network: Network, numbers: Numbers = "float32") -> InputSpec:
-    """Return the input for a host."""
-    height, width = network.image_size
-    return InputSpec(
-        name=INPUT, layout="NCHW", height=height, width=width, dtype=numbers, scale=None, zero_point=0, fill=FILL
-    )
-
-
-def described_outputs(network: Network, numbers: Numbers = "float32") -> tuple[TensorSpec, ...]:
-    """Return the outputs for a host, in the order of the network's maps."""
-    shapes = [list(each.shape) for each in maps_of_module(network, network.example_BCHW())]
-    return tuple(
-        TensorSpec(name=name, layout="NCHW", shape=shape, dtype=numbers, scale=None, zero_point=0)
-        for name, shape in zip(network.map_names, shapes, strict=True)
-    )

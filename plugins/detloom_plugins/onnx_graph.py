@@ -21,15 +21,15 @@ from torch import nn
 
 from detloom.errors import ExportError, reason
 from detloom.export.network import Network
+from detloom_plugins.real_tensors import INPUT
 from detloom_plugins.traced_operators import traced
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["INPUT", "NEWEST_OPSET", "OLDEST_OPSET", "Numbers", "module_of", "onnx_model", "refused_operators"]
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Numbers", "module_of", "onnx_model", "refused_operators"]
 
 Numbers = Literal["float32", "float16"]
-INPUT = "images"
 OLDEST_OPSET = 11
 NEWEST_OPSET = 23
 FIRST_NATIVE_OPSET = 18

@@ -29,11 +29,10 @@ from detloom_plugins.onnx_file import (
     OnnxRunner,
     check_format,
     demand_opset,
-    described_input,
-    described_outputs,
     write_checked,
 )
-from detloom_plugins.onnx_graph import INPUT, module_of
+from detloom_plugins.onnx_graph import module_of
+from detloom_plugins.real_tensors import INPUT, described_input, described_outputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -6,23 +6,20 @@ same file on the device, since the packages bring no compiler of it.
 Sources: OpenVINO's and NNCF's documentation; Kozlov et al. 2020, arXiv:2002.08679.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from detloom.data.letterbox import FILL
 from detloom.errors import ExportError
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
-from detloom.host_spec import InputSpec, TensorSpec
 from detloom.interfaces import Exporter
 from detloom_plugins.equal_maps import demand_equality, maps_of_module
 from detloom_plugins.extras import missing_packages
 from detloom_plugins.openvino_model import (
-    INPUT,
     OpenvinoRunner,
     converted,
     library,
@@ -30,7 +27,11 @@ from detloom_plugins.openvino_model import (
     save,
     unknown_operators,
 )
+from detloom_plugins.real_tensors import described_input, described_outputs
 from detloom_plugins.traced_operators import refusals
+
+if TYPE_CHECKING:
+    from openvino import Model
 
 __all__ = ["OpenvinoExporter"]
 
@@ -92,51 +93,38 @@ class OpenvinoExporter(Exporter):
         model = converted(network)
         save(model, folder / FLOAT_FILE)
         example_BCHW = network.example_BCHW()
-        wanted = maps_of_module(network, example_BCHW)
-        notes = [
-            demand_equality(
-                OpenvinoRunner(folder / FLOAT_FILE, network.map_names)(example_BCHW.numpy()),
-                wanted,
-                network.map_names,
-                tolerance=TOLERANCE,
-                where=f"{FLOAT_FILE}, run by OpenVINO",
-            )
-        ]
-        files = [FLOAT_FILE]
-        if calibration_NCHW is not None and self.numbers == "int8":
-            integers = quantised(network, model, calibration_NCHW, device=self.device, preset=self.preset)
-            save(integers, folder / INT8_FILE)
-            files.insert(0, INT8_FILE)
-            notes.append(
-                f"Quantised by NNCF for {self.device} on {len(calibration_NCHW)} pictures, preset {self.preset}."
-            )
-            if network.precise:
-                notes.append(f"{', '.join(network.precise)} stay real.")
-        height, width = network.image_size
-        return Exported(
-            files=tuple(name for file in files for name in (file, str(Path(file).with_suffix(".bin")))),
-            input=InputSpec(
-                name=INPUT,
-                layout="NCHW",
-                height=height,
-                width=width,
-                dtype="float32",
-                scale=None,
-                zero_point=0,
-                fill=FILL,
-            ),
-            tensors=tuple(
-                TensorSpec(name=name, layout="NCHW", shape=list(each.shape), dtype="float32", scale=None, zero_point=0)
-                for name, each in zip(network.map_names, wanted, strict=True)
-            ),
-            notes=tuple(notes),
+        note = demand_equality(
+            OpenvinoRunner(folder / FLOAT_FILE, network.map_names)(example_BCHW.numpy()),
+            maps_of_module(network, example_BCHW),
+            network.map_names,
+            tolerance=TOLERANCE,
+            where=f"{FLOAT_FILE}, run by OpenVINO",
         )
+        files: tuple[str, ...] = _both(FLOAT_FILE)
+        notes: tuple[str, ...] = (note,)
+        if calibration_NCHW is not None and self.numbers == "int8":
+            files = (*_both(INT8_FILE), *files)
+            notes = (note, *self._quantise(network, model, calibration_NCHW, folder))
+        return Exported(files, described_input(network), described_outputs(network), notes=notes)
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
         """Return the files, run on this processor in float32 where they are of real numbers."""
         names = [each["name"] for each in exported.tensors]
         files = {"float": FLOAT_FILE, "int8": INT8_FILE}
         return {stage: OpenvinoRunner(folder / file, names) for stage, file in files.items() if file in exported.files}
+
+    def _quantise(self, network: Network, model: "Model", calibration_NCHW: Tensor, folder: Path) -> Iterator[str]:
+        """Write the files of integers, and yield what is to be said of them."""
+        integers = quantised(network, model, calibration_NCHW, device=self.device, preset=self.preset)
+        save(integers, folder / INT8_FILE)
+        yield f"Quantised by NNCF for {self.device} on {len(calibration_NCHW)} pictures, preset {self.preset}."
+        if network.precise:
+            yield f"{', '.join(network.precise)} stay real."
+
+
+def _both(file: str) -> tuple[str, str]:
+    """Return the file that describes the operators, and the one of the weights."""
+    return file, str(Path(file).with_suffix(".bin"))
 
 
 @hookimpl

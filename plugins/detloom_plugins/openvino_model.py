@@ -23,14 +23,14 @@ from torch import Tensor
 
 from detloom.errors import ExportError, reason, suggest
 from detloom.export.network import Network
+from detloom_plugins.real_tensors import INPUT
 from detloom_plugins.traced_operators import refusals, refused
 
 if TYPE_CHECKING:
     from openvino import Model
 
-__all__ = ["INPUT", "OpenvinoRunner", "converted", "library", "quantised", "save", "unknown_operators"]
+__all__ = ["OpenvinoRunner", "converted", "library", "quantised", "save", "unknown_operators"]
 
-INPUT = "images"
 _UNKNOWN = re.compile(r"No conversion rule found for operations: (.+)")
 _MODULE = "__module."
 

@@ -150,7 +150,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(tmp_path: Path) -> None
     told = runner.invoke(cli, ["plugin", "new", "my-own", "--kind", "ema", "--into", str(tmp_path)])
     as_json = runner.invoke(cli, ["plugin", "new", "other", "--kind", "ema", "--into", str(tmp_path), "--json"])
 
-    assert f"next: cd {tmp_path / 'my-own'} && pip install -e . && pytest" in told.output
+    assert f"next: cd {tmp_path / 'my-own'} && pip install -e '.[test]' && pytest" in told.output
     assert "src/my_own/__init__.py" in told.output
     facts = json.loads(as_json.output)
     assert facts["directory"] == str(tmp_path / "other")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,27 @@ def test_an_artifact_names_the_distributions_that_are_not_here_and_no_others(tmp
 
     assert "the assigner 'centre', which came with detloom-centre-assigner 0.1.0" in str(caught.value)
     assert str(caught.value).endswith("Install: pip install detloom-centre-assigner==0.1.0")
+
+
+def test_an_artifact_whose_plugin_is_switched_off_does_not_ask_to_install_it(tmp_path: Path) -> None:
+    from detloom.durable import read_tensors, write_tensors
+
+    distribution = tmp_path / "detloom_centre-0.1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: detloom-centre\nVersion: 0.1.0\n", "utf-8")
+    (distribution / "entry_points.txt").write_text("[detloom.plugins]\ncentre = detloom_centre\n", "utf-8")
+    shop = Workshop(installed=PathDistribution(distribution).entry_points, disabled=["centre"])
+    path = written_artifact(tmp_path, load_recipe("yolov7-tiny"))
+    tensors, metadata = read_tensors(path)
+    components = {**json.loads(metadata["components"]), "assigner.centre": "detloom-centre 0.1.0"}
+    recipe = metadata["recipe"].replace('use = "yolov7"', 'use = "centre"', 1)
+    write_tensors(path, tensors, {**metadata, "recipe": recipe, "components": json.dumps(components)})
+
+    with pytest.raises(ArtifactError) as caught:
+        detloom.load(path, shop=shop)
+
+    assert "It is installed: take centre out of DETLOOM_DISABLE_PLUGINS" in str(caught.value)
+    assert "pip install" not in str(caught.value)
 
 
 @pytest.mark.parametrize("claim", ["--index-url=http://x centre", "centre $(x)", "centre 1;x", "centre"])

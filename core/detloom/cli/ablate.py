@@ -147,7 +147,9 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
 
     from detloom.study.cells import label_of
 
-    table = Table(title=f"{study.name}: {len(cells)} cells x {len(study.settings.seeds)} seeds", title_justify="left")
+    table = Table(
+        title=f"{study.name}: {len(cells)} cells x {_counted(len(study.settings.seeds), 'seed')}", title_justify="left"
+    )
     for column in ("cell", "overrides", "parameters", "GFLOPs", "time, all seeds"):
         table.add_column(column, justify="left" if column in ("cell", "overrides") else "right", overflow="fold")
     baseline = cells[0].overrides
@@ -165,6 +167,10 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
         if cell.reason:
             click.echo(f"impossible: {cell.name}: {cell.reason}")
     click.echo(
-        f"{sum(left.values())} runs are left, about {seconds_in_words(total)} one after the other"
+        f"{_counted(sum(left.values()), 'run')} left, about {seconds_in_words(total)} one after the other"
         + (f"; --jobs {jobs} shares the cores among so many at once" if jobs > 1 else "")
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -61,9 +61,15 @@ def command(
         for warning in report.warnings:
             click.echo(f"  warning: {warning}")
     if faults:
+        is_refused = any(fault.is_left_out for fault in faults)
         if not as_json:
             _print_faults(faults)
-        if any(fault.is_left_out for fault in faults):
+            if is_refused and not resolved.data.skip_bad:
+                click.echo(
+                    "Training refuses such data. Mend them, or go on without the pictures and boxes concerned: "
+                    "`detloom train --skip-bad`, or skip_bad = true in [data]."
+                )
+        if is_refused:
             raise click.exceptions.Exit(2)
     elif faults is not None and not as_json:
         click.echo(f"{data}: no faults found")

@@ -87,6 +87,8 @@ def command(
     )
     for key, value in imported.settings.items():
         click.echo(f"  as the checkpoint has it: {key} = {value}")
+    if names is None and detector.names == tuple(map(str, range(len(detector.names)))):
+        click.echo("the checkpoint names no classes: they are called by their numbers; --names FILE gives them names")
     say_next(out, plugins)
 
 

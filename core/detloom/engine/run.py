@@ -39,6 +39,7 @@ Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 
 ROOT = Path("runs")
 RECIPE, ORIGINS, ABOUT, STATE, LOCK = "recipe.toml", "origins.json", "run.json", "state.safetensors", ".lock"
+ELSEWHERE = "Choose another place with --out (in Python out=...), below a folder that can be written."
 # All that can be in a directory before its recipe, which makes it one of a run.
 BEFORE_RECIPE = (LOCK, ORIGINS, ABOUT)
 
@@ -288,7 +289,9 @@ def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
         directory = Path(out)
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {reason(error)}") from error
+        raise ArtifactError(
+            f"{out or ROOT}: the run's directory cannot be made: {reason(error)}\n  {ELSEWHERE}"
+        ) from error
     return directory
 
 
@@ -319,7 +322,7 @@ def _locked(directory: Path) -> IO[str] | None:
     try:
         lock = (directory / LOCK).open("w", encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"{directory}: the directory cannot be written: {reason(error)}") from error
+        raise ArtifactError(f"{directory}: the directory cannot be written: {reason(error)}\n  {ELSEWHERE}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

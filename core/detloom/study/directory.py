@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from detloom.durable import remove_leftovers, write_text
-from detloom.engine.run import differences
-from detloom.errors import ArtifactError
+from detloom.engine.run import ELSEWHERE, differences
+from detloom.errors import ArtifactError, reason
 from detloom.plugin_source import read_plugin_file
 from detloom.study.cells import Cell
 from detloom.study.matches import Weights
@@ -116,7 +116,9 @@ class StudyDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"{self.path}: the study's directory cannot be made: {error}") from error
+            raise ArtifactError(
+                f"{self.path}: the study's directory cannot be made: {reason(error)}\n  {ELSEWHERE}"
+            ) from error
         self._take_lock()
         try:
             self.check(study, cells)

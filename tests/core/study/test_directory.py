@@ -44,6 +44,13 @@ def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
         StudyDirectory(tmp_path).open(STUDY, [])
 
 
+def test_directory_below_a_file_is_told_to_be_put_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(ArtifactError, match=r"cannot be made: .*\n  Choose another place with --out"):
+        StudyDirectory(tmp_path / "thesis.txt" / "one").open(STUDY, [])
+
+
 def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
     directory = StudyDirectory(tmp_path / "one")
     directory.run("a", 0).mkdir(parents=True)

@@ -151,8 +151,8 @@ def _tell(facts: Mapping[str, Any]) -> None:
         who = f"kit: {each['kind']} '{each['name']}' ({each['plugin']})"
         if each["unchecked"]:
             click.echo(f"{who}: not checked: {each['unchecked']}")
-            continue
-        broken = len(each["failures"])
-        click.echo(f"{who}: {f'breaks {broken} of' if broken else 'passes'} {each['checks']} checks")
+        if each["failures"] or not each["unchecked"]:
+            broken = len(each["failures"])
+            click.echo(f"{who}: {f'breaks {broken} of' if broken else 'passes'} {each['checks']} checks")
         for failure in each["failures"]:
             click.echo(f"  {failure}")

@@ -10,7 +10,6 @@ Shape letters: B images, H and W rows and columns.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +39,7 @@ class Sensitivity:
     sqnr_db: float
 
 
-def sensitivities(
-    network: Network, images_BCHW: Tensor, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[Sensitivity, ...]:
+def sensitivities(network: Network, images_BCHW: Tensor) -> tuple[Sensitivity, ...]:
     """Return the layers of a network, the most sensitive first.
 
     Weights and output of each convolution or linear layer are rounded at a time, on the first of some pictures.
@@ -50,19 +47,16 @@ def sensitivities(
     Args:
         network: Left as it is.
         images_BCHW: RGB in [0, 1].
-        progress: Called after each layer with the layers done and those in all.
     """
     model, images_BCHW = copy.deepcopy(network.module), images_BCHW[:PICTURES]
     places = [each for each in roundings(model, images_BCHW[:1]) if each.product]
     ranges = _ranges(model, places, images_BCHW)
     expected = maps_on(model, images_BCHW)
     result = []
-    for done, place in enumerate(places, 1):
+    for place in places:
         found = _with_one_rounded(model, place, ranges[place], images_BCHW)
         shares = [noise_share(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
         result.append(Sensitivity(place.product, decibels(sum(shares) / len(shares))))
-        if progress is not None:
-            progress(done, len(places))
     return tuple(sorted(result, key=lambda each: each.sqnr_db))
 
 

@@ -266,6 +266,10 @@ def test_exporter_without_its_packages_is_held_to_what_it_says_of_them() -> None
     assert set(skipped) == {"the compiler is missing: pip install compiler"}
 
 
+def test_checks_that_cannot_be_run_are_no_failures() -> None:
+    check_component(AbsentExporter)
+
+
 def test_numbers_of_a_float_form_that_are_wrong_are_told_with_the_output() -> None:
     checks = {check.name: check for check in checks_of(NoisyExporter)}
 

@@ -24,6 +24,8 @@ from detloom.kinds import Kind
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.structures import Detections, Predictions, Priors, Targets
+from detloom.study.cells import checked_cells
+from detloom.study.settings import load_study
 from detloom.testing import CHECKS
 from detloom.workshop import workshop
 
@@ -349,7 +351,19 @@ def test_the_tutorial_of_plugins_quotes_the_example() -> None:
     assert all(text in source for text in (imports, component, hook))
     assert component.startswith("class CentreAssigner")
     assert sum(text.split("\n\n\n")[-1] in own[1] for text in python[3:]) == 1
-    assert [text in file for text, file in zip(toml, files, strict=True)] == [True, True]
+    assert [text in file for text, file in zip(toml[:2], files, strict=True)] == [True, True]
+
+
+def test_the_study_of_the_tutorial_of_plugins_can_be_run(tmp_path: Path) -> None:
+    plugin = ROOT / "examples" / "detloom-centre-assigner" / "src" / "detloom_centre" / "__init__.py"
+    (tmp_path / "study.toml").write_text(blocks(DOCS / "tutorial-plugin.md", "toml")[2], encoding="utf-8")
+    workshop.cache_clear()
+
+    cells = checked_cells(load_study(tmp_path / "study.toml", plugins=[plugin]), num_classes=5)
+
+    workshop.cache_clear()
+    assert [cell.name for cell in cells] == ["yolov7", "simota", "centre", "centre(radius=2.5)"]
+    assert [cell.reason for cell in cells] == [""] * 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -120,6 +120,11 @@ def _check_name(name: str, kind: str, component: str, shop: Workshop) -> None:
         raise PluginError(f"'{name}': '{package}' is a word of Python itself; choose another, as {PREFIX}{name}")
     if importlib.util.find_spec(package) is not None:
         raise PluginError(f"'{name}': a package '{package}' is installed already; choose another name")
+    if not component[0].isalpha():
+        raise PluginError(
+            f"'{name}': no class can be named after '{component}', which begins with a digit; put a word before it, as "
+            f"{PREFIX}my-{component}-{kind}"
+        )
     if component in shop.names(kind):
         raise PluginError(
             f"'{name}': recipes would call it '{component}', a name that another {kind} has; choose another name"

@@ -89,7 +89,7 @@ def read_plugin_file(path: Path) -> PluginFile:
         PluginError: It is not there, cannot be read, or is no Python file.
     """
     if path.suffix != ".py":
-        raise PluginError(f"{path}: a plugin that is a file ends in .py; one that is installed needs not be named")
+        raise PluginError(f"{path}: a plugin that is a file ends in .py; one that is installed need not be named")
     try:
         source = path.read_bytes()
     except OSError as error:

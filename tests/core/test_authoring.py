@@ -94,6 +94,7 @@ def test_every_kind_can_be_installed_and_passes_its_tests_at_once(tmp_path: Path
         ("my_plugin", "cannot name a distribution"),
         ("1st-plugin", "cannot name a distribution"),
         ("my--plugin", "cannot name a distribution"),
+        ("detloom-2d-assigner", "put a word before it, as detloom-my-2d-assigner"),
         ("../plugin", "cannot name a distribution"),
         ("", "cannot name a distribution"),
         ("class", "'class' is a word of Python itself; choose another, as detloom-class"),

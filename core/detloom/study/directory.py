@@ -140,7 +140,12 @@ class StudyDirectory:
             import fcntl
         except ImportError:  # Windows has no such locks; each run's own lock still keeps two processes apart.
             return
-        lock = (self.path / LOCK).open("w", encoding="utf-8")
+        try:
+            lock = (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path}: the study's directory cannot be written: {reason(error)}\n  {ELSEWHERE}"
+            ) from error
         limit = time.monotonic() + PATIENCE
         while True:
             try:

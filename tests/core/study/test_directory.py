@@ -51,6 +51,13 @@ def test_directory_below_a_file_is_told_to_be_put_elsewhere(tmp_path: Path) -> N
         StudyDirectory(tmp_path / "thesis.txt" / "one").open(STUDY, [])
 
 
+def test_directory_that_cannot_be_written_is_told_to_be_put_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*\n  Choose another place with --out"):
+        StudyDirectory(tmp_path).open(STUDY, [])
+
+
 def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
     directory = StudyDirectory(tmp_path / "one")
     directory.run("a", 0).mkdir(parents=True)

@@ -4,6 +4,7 @@
 import importlib.util
 import re
 import sys
+
 import pytest
 import torch
 

@@ -198,7 +198,7 @@ def _check(asked: Mapping[str, Any], *, show_all: bool, as_json: bool) -> None:
 
 def _tell_preflight(preflight: "Preflight", *, show_all: bool) -> None:
     """Print the modules below the reason why they run where they do; those simply on the NPU when asked to."""
-    from detloom.export.markdown import cycles_text, where_text
+    from detloom.export.markdown import cycles_text, figure_text, where_text
     from detloom.export.network import Placement
     from detloom.export.placements import rows_of
 
@@ -217,7 +217,7 @@ def _tell_preflight(preflight: "Preflight", *, show_all: bool) -> None:
     click.echo(where_text(preflight) + ("" if show_all or not preflight.verdicts else "; --all prints every module"))
     width = max(map(len, preflight.figures), default=0)
     for name, value in preflight.figures.items():
-        click.echo(f"  {name:{width}}  {value:,.6g}")
+        click.echo(f"  {name:{width}}  {figure_text(value)}")
 
 
 def _tell(report: "Report", folder: Path) -> None:

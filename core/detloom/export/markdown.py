@@ -8,7 +8,7 @@ from detloom.export.placements import Row, counted, rows_of, share_of_cycles
 from detloom.export.report import Report
 from detloom.export.stages import SIMULATOR, TRAINED, Stage
 
-__all__ = ["cycles_text", "markdown", "sqnr_text", "where_text"]
+__all__ = ["cycles_text", "figure_text", "markdown", "sqnr_text", "where_text"]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 MOST_RANKED = 10
@@ -51,6 +51,11 @@ def cycles_text(row: Row, preflight: Preflight) -> str:
     if row.cycles is None:
         return ""
     return f"{row.cycles:,}" + ("" if share is None else f" ({share:.1%})")
+
+
+def figure_text(value: float) -> str:
+    """Return an estimate without more digits than it is worth, and without exponents."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 or value == int(value) else f"{value:,.5g}"
 
 
 def where_text(preflight: Preflight) -> str:
@@ -140,7 +145,9 @@ def _preflight(preflight: Preflight | None) -> Iterator[str]:
     yield "## On the device"
     yield f"By {preflight.source}. {where_text(preflight)}."
     if preflight.figures:
-        yield _table(["figure", "value"], [[f"`{name}`", f"{value:,.6g}"] for name, value in preflight.figures.items()])
+        yield _table(
+            ["figure", "value"], [[f"`{name}`", figure_text(value)] for name, value in preflight.figures.items()]
+        )
     elsewhere = [each for each in preflight.verdicts if each.placement != Placement.NPU]
     if elsewhere:
         yield _table(["where", "why", "what to change", "modules"], _by_reason(rows_of(elsewhere), preflight))

@@ -130,13 +130,15 @@ def test_page_says_how_it_ended(report: Report, sentence: str) -> None:
 
 def test_modules_that_leave_the_npu_for_one_reason_share_a_line() -> None:
     verdicts = [Verdict(name, "A|B", Placement.CPU, "too wide", "take less", 5) for name in ("stem", "neck")]
-    report = replace(REPORT, preflight=Preflight("board", "a compiler", tuple(verdicts), {"sram_kib": 1234.5}))
+    report = replace(
+        REPORT, preflight=Preflight("board", "a compiler", tuple(verdicts), {"sram_kib": 1234.5, "cycles": 1.5e7})
+    )
 
     text = markdown(report)
 
     line = "| cpu | too wide | take less | `stem` A\\|B, 5 (50.0%) cycles<br>`neck` A\\|B, 5 (50.0%) cycles |"
     assert line in text
-    assert "| `sram_kib` | 1,234.5 |" in text
+    assert "| `sram_kib` | 1,234.5 |\n| `cycles` | 15,000,000 |" in text
     assert "By a compiler. 2 operators: 0 on the NPU, 2 on the CPU." in text
 
 

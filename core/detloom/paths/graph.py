@@ -1,0 +1,95 @@
+"""A network reduced to what matters to gradient paths: its layers, and where flows meet.
+
+A node's inputs lie before it, so that a walk from the last node to the first is the way of the gradient.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+__all__ = ["Form", "Node", "Output", "PathGraph", "merged"]
+
+Form = Literal["picture", "layer", "addition", "concatenation", "product"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer, or a place where flows meet.
+
+    Attributes:
+        form: ``picture`` is where the network begins; ``layer`` is one use of learned weights that mix channels or
+            positions; the others join flows, ``product`` in any way that neither adds nor concatenates.
+        name: Dotted path of the module; the uses of shared weights have one name.
+        inputs: Indices of the nodes that it reads, once for each time that it does.
+        stride: Pixels of the picture for a cell of its map; None where it makes no map.
+    """
+
+    form: Form
+    name: str
+    inputs: tuple[int, ...] = ()
+    stride: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A map that a loss reads, by the index of the node that makes it."""
+
+    name: str
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathGraph:
+    """Nodes in the order of the forward pass, and the outputs.
+
+    Attributes:
+        nodes: Each after its inputs.
+        outputs: Where gradients start.
+        unreached: Names of layers that no gradient comes to.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+    unreached: tuple[str, ...] = ()
+
+    def layers(self) -> Iterator[tuple[int, Node]]:
+        """Yield the uses of layers with their indices."""
+        return ((index, node) for index, node in enumerate(self.nodes) if node.form == "layer")
+
+
+def merged(graph: PathGraph) -> PathGraph:
+    """Return the graph with sums of sums and concatenations of concatenations as one meeting each.
+
+    A sum of three is written as two additions; nothing starts at the sum of the first two, and no path is lost.
+    """
+    kept_alone = {output.node for output in graph.outputs}
+    reads = Counter(read for node in graph.nodes for read in node.inputs)
+    inputs: list[tuple[int, ...]] = []
+    inner: set[int] = set()
+    for node in graph.nodes:
+        spread: list[int] = []
+        for read in node.inputs:
+            is_part = (
+                node.form in ("addition", "concatenation")
+                and graph.nodes[read].form == node.form
+                and reads[read] == 1
+                and read not in kept_alone
+            )
+            if is_part:
+                inner.add(read)
+            spread += inputs[read] if is_part else (read,)
+        inputs.append(tuple(spread))
+    return _without(graph, inputs, inner)
+
+
+def _without(graph: PathGraph, inputs: Sequence[tuple[int, ...]], gone: set[int]) -> PathGraph:
+    left = [index for index in range(len(graph.nodes)) if index not in gone]
+    place = {index: new for new, index in enumerate(left)}
+    return PathGraph(
+        tuple(
+            replace(graph.nodes[index], inputs=tuple(place[read] for read in inputs[index])) for index in left
+        ),
+        tuple(replace(output, node=place[output.node]) for output in graph.outputs),
+        graph.unreached,
+    )

@@ -87,8 +87,6 @@ def _twin(model: nn.Module) -> tuple[nn.Module, dict[int, str]]:
         is_learned = isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
         memo[id(tensor)] = nn.Parameter(bare) if is_learned else bare
     twin = copy.deepcopy(model, memo)
-    for module in model.modules():
-        memo.pop(id(module), None)
     return twin, {id(parameter): name for name, parameter in twin.named_parameters()}
 
 

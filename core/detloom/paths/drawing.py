@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 from detloom.data.reading import Picture
 from detloom.paths.analysis import Analysis, LayerPaths
 from detloom.paths.graph import Node, PathGraph
-from detloom.paths.layout import Layout, Place, lay_out
+from detloom.paths.layout import Band, Layout, Place, lay_out
 from detloom.pictures import colour, font, text_on
 
-__all__ = ["MARKS", "parts", "shade", "sheet"]
+__all__ = ["MARKS", "at", "flow_points", "parts", "shade", "sheet", "size_of", "strip"]
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -23,6 +23,9 @@ FINE = 2
 COLUMN, ROW, BAND_GAP = 36, 30, 16
 LEFT, TOP, RIGHT, BOTTOM = 64, 66, 70, 14
 BOX, MARK = (28, 21), 15
+# The heading needs it.
+LEAST_WIDTH = 760
+BENDS = 12
 SHADES: Sequence[Colour] = ((255, 243, 191), (253, 174, 97), (221, 73, 104), (114, 31, 129), (28, 16, 68))
 WHITE, BLACK, INK, FLOW = (255, 255, 255), (0, 0, 0), (90, 90, 90), (165, 165, 165)
 BANDS: Sequence[Colour] = ((247, 247, 250), (238, 239, 244))
@@ -45,9 +48,7 @@ def shade(share: float) -> Colour:
     """Return a colour between pale for 0 and dark for 1."""
     place = min(max(share, 0.0), 1.0) * (len(SHADES) - 1)
     low = min(int(place), len(SHADES) - 2)
-    red, green, blue = (
-        round(a + (b - a) * (place - low)) for a, b in zip(SHADES[low], SHADES[low + 1], strict=True)
-    )
+    red, green, blue = (round(a + (b - a) * (place - low)) for a, b in zip(SHADES[low], SHADES[low + 1], strict=True))
     return red, green, blue
 
 
@@ -55,6 +56,31 @@ def parts(graph: PathGraph) -> dict[str, Colour]:
     """Return a colour for each part of the detector that has layers."""
     names = dict.fromkeys(node.name.partition(".")[0] for _, node in graph.layers())
     return {name: colour(index + 3) for index, name in enumerate(names)}
+
+
+def at(layout: Layout, place: Place) -> Point:
+    """Return the middle of a place in pixels."""
+    return LEFT + (place.column + 0.5) * COLUMN, _row_at(layout, place.row)
+
+
+def strip(layout: Layout, band: Band) -> tuple[float, float]:
+    """Return the top and the bottom of a band in pixels."""
+    last = band.first + band.lanes - 1
+    return _row_at(layout, band.first) - ROW / 2 - 4, _row_at(layout, last) + ROW / 2 + 4
+
+
+def size_of(layout: Layout) -> tuple[int, int]:
+    """Return width and height of a drawing in pixels."""
+    width = max(LEFT + layout.columns * COLUMN + RIGHT, LEAST_WIDTH)
+    return width, round(_row_at(layout, layout.rows - 1) + ROW / 2 + BOTTOM)
+
+
+def flow_points(start: Point, end: Point) -> list[Point]:
+    """Return the line of a flow: along the lane of its start, and in a curve to its end in the last column."""
+    (x0, y0), (x1, y1) = start, end
+    turn = max(x0, x1 - COLUMN)
+    bend = [step / BENDS for step in range(BENDS + 1)]
+    return [(x0, y0), *((turn + (x1 - turn) * t, y0 + (y1 - y0) * t * t * (3 - 2 * t)) for t in bend)]
 
 
 def _shortest(layer: LayerPaths) -> int:
@@ -70,25 +96,24 @@ def _panel(
 ) -> Picture:
     lengths = {layer.name: length(layer) for layer in analysis.layers}
     most = max(lengths.values(), default=1)
-    width = max(LEFT + layout.columns * COLUMN + RIGHT, 760)
-    height = round(_row_at(layout, layout.rows - 1) + ROW / 2 + BOTTOM)
+    width, height = size_of(layout)
     image = Image.new("RGB", (width * FINE, height * FINE), WHITE)
     canvas = ImageDraw.Draw(image)
     _heading(canvas, title, most, parts(graph))
     for index, band in enumerate(layout.bands):
-        top, bottom = _row_at(layout, band.first) - ROW / 2 - 4, _row_at(layout, band.first + band.lanes - 1) + ROW / 2 + 4
+        top, bottom = strip(layout, band)
         canvas.rectangle(_fine((0, top, width, bottom)), fill=BANDS[index % 2])
         canvas.text(_fine((10, (top + bottom) / 2)), f"1/{band.stride}", fill=INK, font=font(15 * FINE), anchor="lm")
-    at = [_at(layout, place) for place in layout.places]
-    for node, end in zip(graph.nodes, at, strict=True):
+    centers = [at(layout, place) for place in layout.places]
+    for node, end in zip(graph.nodes, centers, strict=True):
         for read in node.inputs:
-            _flow(canvas, at[read], end)
+            _flow(canvas, centers[read], end)
     for output, place in zip(graph.outputs, layout.ends, strict=True):
-        x, y = _at(layout, place)
-        _flow(canvas, at[output.node], (x - 12, y))
+        x, y = at(layout, place)
+        _flow(canvas, centers[output.node], (x - 12, y))
         canvas.text(_fine((x - 10, y)), output.name, fill=BLACK, font=font(13 * FINE), anchor="lm")
     outlines = parts(graph)
-    for node, center in zip(graph.nodes, at, strict=True):
+    for node, center in zip(graph.nodes, centers, strict=True):
         _node(canvas, node, center, lengths.get(node.name, 0), most, outlines)
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.uint8)
 
@@ -129,18 +154,8 @@ def _node(
 
 
 def _flow(canvas: ImageDraw.ImageDraw, start: Point, end: Point) -> None:
-    """Draw a flow: along the lane of its start, and in a curve to its end in the last column."""
-    (x0, y0), (x1, y1) = start, end
-    turn = max(x0, x1 - COLUMN)
-    points = [_fine((x0, y0)), _fine((turn, y0))]
-    for step in range(1, 13):
-        t = step / 12
-        points.append(_fine((turn + (x1 - turn) * t, y0 + (y1 - y0) * t * t * (3 - 2 * t))))
-    canvas.line([tuple(point) for point in points], fill=FLOW, width=2 * FINE, joint="curve")
-
-
-def _at(layout: Layout, place: Place) -> Point:
-    return LEFT + (place.column + 0.5) * COLUMN, _row_at(layout, place.row)
+    points = [(x * FINE, y * FINE) for x, y in flow_points(start, end)]
+    canvas.line(points, fill=FLOW, width=2 * FINE, joint="curve")
 
 
 def _row_at(layout: Layout, row: int) -> float:

@@ -4,11 +4,11 @@ A node's inputs lie before it, so that a walk from the last node to the first is
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["Form", "Node", "Output", "PathGraph", "merged"]
+__all__ = ["Form", "Node", "Output", "PathGraph", "merged", "only"]
 
 Form = Literal["picture", "layer", "addition", "concatenation", "product"]
 
@@ -83,13 +83,27 @@ def merged(graph: PathGraph) -> PathGraph:
     return _without(graph, inputs, inner)
 
 
+def only(graph: PathGraph, names: Collection[str]) -> PathGraph:
+    """Return the graph of some outputs; layers that none of them reads are unreached."""
+    outputs = tuple(output for output in graph.outputs if output.name in names)
+    needed = {output.node for output in outputs}
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if index in needed:
+            needed.update(graph.nodes[index].inputs)
+    kept = {graph.nodes[index].name for index in needed}
+    lost = dict.fromkeys(node.name for _, node in graph.layers() if node.name not in kept)
+    return _without(
+        PathGraph(graph.nodes, outputs, (*graph.unreached, *lost)),
+        [node.inputs for node in graph.nodes],
+        set(range(len(graph.nodes))) - needed,
+    )
+
+
 def _without(graph: PathGraph, inputs: Sequence[tuple[int, ...]], gone: set[int]) -> PathGraph:
     left = [index for index in range(len(graph.nodes)) if index not in gone]
     place = {index: new for new, index in enumerate(left)}
     return PathGraph(
-        tuple(
-            replace(graph.nodes[index], inputs=tuple(place[read] for read in inputs[index])) for index in left
-        ),
+        tuple(replace(graph.nodes[index], inputs=tuple(place[read] for read in inputs[index])) for index in left),
         tuple(replace(output, node=place[output.node]) for output in graph.outputs),
         graph.unreached,
     )

@@ -69,9 +69,7 @@ def lay_out(graph: PathGraph) -> Layout:
         count = 1 + max(lane for lane, its in zip(lanes, strides, strict=True) if its == stride)
         bands.append(Band(stride, bands[-1].first + bands[-1].lanes if bands else 0, count))
     first = {band.stride: band.first for band in bands}
-    places = [
-        Place(column, first[stride] + lane) for column, stride, lane in zip(columns, strides, lanes, strict=True)
-    ]
+    places = [Place(column, first[stride] + lane) for column, stride, lane in zip(columns, strides, lanes, strict=True)]
     return Layout(
         places=tuple(places[: len(graph.nodes)]),
         ends=tuple(places[len(graph.nodes) :]),

@@ -35,8 +35,8 @@ def sheet(graph: PathGraph, analysis: Analysis, title: str) -> Picture:
     """Return both drawings, one below the other."""
     layout = lay_out(graph)
     panels = [
-        _panel(graph, analysis, layout, f"{title}: {words}", length)
-        for words, length in (
+        _panel(graph, analysis, layout, f"{title}: {words}", length_of)
+        for words, length_of in (
             ("shortest gradient path of each layer, in layers", _shortest),
             ("longest gradient path of each layer, in layers", _longest),
         )
@@ -92,9 +92,9 @@ def _longest(layer: LayerPaths) -> int:
 
 
 def _panel(
-    graph: PathGraph, analysis: Analysis, layout: Layout, title: str, length: Callable[[LayerPaths], int]
+    graph: PathGraph, analysis: Analysis, layout: Layout, title: str, length_of: Callable[[LayerPaths], int]
 ) -> Picture:
-    lengths = {layer.name: length(layer) for layer in analysis.layers}
+    lengths = {layer.name: length_of(layer) for layer in analysis.layers}
     most = max(lengths.values(), default=1)
     width, height = size_of(layout)
     image = Image.new("RGB", (width * FINE, height * FINE), WHITE)
@@ -103,7 +103,7 @@ def _panel(
     for index, band in enumerate(layout.bands):
         top, bottom = strip(layout, band)
         canvas.rectangle(_fine((0, top, width, bottom)), fill=BANDS[index % 2])
-        canvas.text(_fine((10, (top + bottom) / 2)), f"1/{band.stride}", fill=INK, font=font(15 * FINE), anchor="lm")
+        canvas.text(_spot((10, (top + bottom) / 2)), f"1/{band.stride}", fill=INK, font=font(15 * FINE), anchor="lm")
     centers = [at(layout, place) for place in layout.places]
     for node, end in zip(graph.nodes, centers, strict=True):
         for read in node.inputs:
@@ -111,46 +111,50 @@ def _panel(
     for output, place in zip(graph.outputs, layout.ends, strict=True):
         x, y = at(layout, place)
         _flow(canvas, centers[output.node], (x - 12, y))
-        canvas.text(_fine((x - 10, y)), output.name, fill=BLACK, font=font(13 * FINE), anchor="lm")
+        canvas.text(_spot((x - 10, y)), output.name, fill=BLACK, font=font(13 * FINE), anchor="lm")
     outlines = parts(graph)
     for node, center in zip(graph.nodes, centers, strict=True):
-        _node(canvas, node, center, lengths.get(node.name, 0), most, outlines)
+        if node.form != "layer":
+            _node(canvas, node, center)
+            continue
+        length = lengths[node.name]
+        fill = shade((length - 1) / max(most - 1, 1))
+        _layer(canvas, center, length, fill=fill, outline=outlines[node.name.partition(".")[0]])
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.uint8)
 
 
 def _heading(canvas: ImageDraw.ImageDraw, title: str, most: int, outlines: dict[str, Colour]) -> None:
-    canvas.text(_fine((10, 6)), title, fill=BLACK, font=font(17 * FINE))
+    canvas.text(_spot((10, 6)), title, fill=BLACK, font=font(17 * FINE))
     steps, left, y = 60, 34, 36
-    canvas.text(_fine((left - 6, y + 7)), "1", fill=INK, font=font(13 * FINE), anchor="rm")
+    canvas.text(_spot((left - 6, y + 7)), "1", fill=INK, font=font(13 * FINE), anchor="rm")
     for step in range(steps):
         x = left + step * 3
         canvas.rectangle(_fine((x, y, x + 3, y + 14)), fill=shade(step / (steps - 1)))
     x = left + steps * 3 + 6
-    canvas.text(_fine((x, y + 7)), str(most), fill=INK, font=font(13 * FINE), anchor="lm")
+    canvas.text(_spot((x, y + 7)), str(most), fill=INK, font=font(13 * FINE), anchor="lm")
     x += 50
     for name, outline in outlines.items():
         canvas.rounded_rectangle(_fine((x, y, x + 20, y + 14)), 4 * FINE, fill=WHITE, outline=outline, width=2 * FINE)
-        canvas.text(_fine((x + 26, y + 7)), name, fill=INK, font=font(13 * FINE), anchor="lm")
+        canvas.text(_spot((x + 26, y + 7)), name, fill=INK, font=font(13 * FINE), anchor="lm")
         x += 40 + round(font(13).getlength(name))
     text = "+ addition   c concatenation   x product"
-    canvas.text(_fine((x + 10, y + 7)), text, fill=INK, font=font(13 * FINE), anchor="lm")
+    canvas.text(_spot((x + 10, y + 7)), text, fill=INK, font=font(13 * FINE), anchor="lm")
 
 
-def _node(
-    canvas: ImageDraw.ImageDraw, node: Node, center: Point, length: int, most: int, outlines: dict[str, Colour]
-) -> None:
+def _node(canvas: ImageDraw.ImageDraw, node: Node, center: Point) -> None:
+    """Draw a place where flows meet, or the picture."""
     x, y = center
-    if node.form == "layer":
-        fill = shade((length - 1) / max(most - 1, 1))
-        outline = outlines[node.name.partition(".")[0]]
-        box = _fine((x - BOX[0] / 2, y - BOX[1] / 2, x + BOX[0] / 2, y + BOX[1] / 2))
-        canvas.rounded_rectangle(box, 5 * FINE, fill=fill, outline=outline, width=2 * FINE)
-        canvas.text(_fine(center), str(length), fill=text_on(fill), font=font(12 * FINE), anchor="mm")
-        return
     half = MARK / 2
     fill = INK if node.form == "picture" else WHITE
     canvas.ellipse(_fine((x - half, y - half, x + half, y + half)), fill=fill, outline=INK, width=FINE)
-    canvas.text(_fine((x, y - 0.5)), MARKS[node.form], fill=BLACK, font=font(12 * FINE), anchor="mm")
+    canvas.text(_spot((x, y - 0.5)), MARKS[node.form], fill=BLACK, font=font(12 * FINE), anchor="mm")
+
+
+def _layer(canvas: ImageDraw.ImageDraw, center: Point, length: int, *, fill: Colour, outline: Colour) -> None:
+    x, y = center
+    box = _fine((x - BOX[0] / 2, y - BOX[1] / 2, x + BOX[0] / 2, y + BOX[1] / 2))
+    canvas.rounded_rectangle(box, 5 * FINE, fill=fill, outline=outline, width=2 * FINE)
+    canvas.text(_spot(center), str(length), fill=text_on(fill), font=font(12 * FINE), anchor="mm")
 
 
 def _flow(canvas: ImageDraw.ImageDraw, start: Point, end: Point) -> None:
@@ -166,3 +170,7 @@ def _row_at(layout: Layout, row: int) -> float:
 
 def _fine(numbers: Sequence[float]) -> tuple[float, ...]:
     return tuple(number * FINE for number in numbers)
+
+
+def _spot(point: Point) -> Point:
+    return point[0] * FINE, point[1] * FINE

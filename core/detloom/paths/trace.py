@@ -1,8 +1,8 @@
 """From a model to its graph of gradient paths, by the links that autograd itself would follow.
 
 The forward pass runs once on the meta device, where tensors have shapes and no content. What follows only from weights
-(a standardised kernel, a reshaped bias) is not a flow, but part of the layer that uses it. Norms, activations, poolings,
-learned scales and shifts treat channels and positions one by one, or have no weights: the flow passes them by.
+(a standardised kernel, a reshaped bias) is not a flow, but part of the layer that uses it. Norms, activations,
+poolings, learned scales and shifts mix nothing by learned weights: the flow passes them by.
 
 Shape letters: B images, C channels, H and W rows and columns.
 """

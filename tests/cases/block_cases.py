@@ -16,6 +16,7 @@ __all__ = [
     "Network",
     "Plain",
     "Residual",
+    "TwoElans",
     "Vov",
     "one_map",
 ]
@@ -151,10 +152,22 @@ class ExtendedElan(LayerAggregation):
     def fused(self, parts: list[Tensor]) -> Tensor:
         """Return the sum of the groups of the fused parts."""
         shuffled_BGCHW = torch.cat([part.unflatten(1, (self.groups, -1)) for part in parts], dim=2)
-        fused_BCHW = self.fuse(shuffled_BGCHW.flatten(1, 2))
-        first_BCHW, second_BCHW = fused_BCHW.chunk(2, dim=1)
-        first_BCHW += second_BCHW
-        return first_BCHW
+        fused_BCHW: Tensor = self.fuse(shuffled_BGCHW.flatten(1, 2))
+        return fused_BCHW.unflatten(1, (self.groups, -1)).sum(dim=1)
+
+
+class TwoElans(nn.Module):
+    """E-ELAN in its other form: two aggregations of the same input, added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(LayerAggregation() for _ in range(2))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        first, second = self.branches
+        out_BCHW: Tensor = first(x_BCHW)
+        out_BCHW += second(x_BCHW)
+        return out_BCHW
 
 
 BLOCKS: dict[str, Callable[[], nn.Module]] = {

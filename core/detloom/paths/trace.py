@@ -72,8 +72,8 @@ def trace(
         except (RuntimeError, NotImplementedError, ValueError) as error:
             raise RecipeError(
                 f"{type(model).__name__}: the forward pass cannot run on shapes alone, which gradient paths are read "
-                f"from: {reason(error)}. A forward that looks at values of tensors has to do so on the CPU, or not at "
-                "all; `detloom check` meets the same error where the recipe itself is at fault."
+                f"from: {reason(error).rstrip('.')}. If `detloom check` meets the same error, the recipe is at fault; "
+                "else the forward pass looks at the values of a tensor, and must be written without."
             ) from error
     return _Reader(names, records.seen, images_BCHW).graph(results, twin)
 

@@ -17,6 +17,7 @@ from block_cases import (
     Network,
     Plain,
     Residual,
+    TwoElans,
     Vov,
     one_map,
 )
@@ -129,10 +130,16 @@ def test_elan_has_a_path_for_each_tap() -> None:
 
 
 def test_extended_elan_keeps_the_paths_of_elan() -> None:
-    # Groups share their layers, shuffling and merging have none. The sum takes two halves of one map: two edges.
-    doubled = {name: (steps, paths * (name != "head") * 2 or paths) for name, (steps, paths) in ELAN.items()}
+    # Groups share their layers; shuffling and merging have none, as they move and add channels of one map.
+    assert steps_and_paths(ExtendedElan()) == ELAN
 
-    assert steps_and_paths(ExtendedElan()) == doubled
+
+def test_two_added_elans_have_the_lengths_of_one_and_twice_the_paths_and_sources() -> None:
+    one, two = layers(LayerAggregation())["stem"], layers(TwoElans())["stem"]
+
+    assert two.total.steps == one.total.steps
+    assert (one.total.paths, two.total.paths) == (4, 8)
+    assert (len(one.sources), len(two.sources)) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_structures_are_told_apart() -> None:
         "VoV": [("chained concatenation", (1, 4))],
         # chain.1 lies around two layers, the entry around two and four.
         "ELAN": [("chained concatenation", (2, 4))],
-        "E-ELAN": [("chained concatenation", (2, 4)), ("sum", None)],
+        "E-ELAN": [("chained concatenation", (2, 4))],
     }
 
 

@@ -59,28 +59,28 @@ class PathGraph:
 
 
 def merged(graph: PathGraph) -> PathGraph:
-    """Return the graph with sums of sums and concatenations of concatenations as one meeting each.
+    """Return the graph with sums of sums and concatenations of concatenations as one meeting each; no path changes.
 
-    A sum of three is written as two additions; nothing starts at the sum of the first two, and no path is lost.
+    A sum of three is written as two additions. A sum that something else reads, too, remains an input of the next, as
+    in a chain of residuals; a concatenation is only its parts, whoever reads it.
     """
-    kept_alone = {output.node for output in graph.outputs}
+    ends = {output.node for output in graph.outputs}
     reads = Counter(read for node in graph.nodes for read in node.inputs)
+    left = reads.copy()
     inputs: list[tuple[int, ...]] = []
-    inner: set[int] = set()
     for node in graph.nodes:
         spread: list[int] = []
         for read in node.inputs:
-            is_part = (
-                node.form in ("addition", "concatenation")
-                and graph.nodes[read].form == node.form
-                and reads[read] == 1
-                and read not in kept_alone
-            )
-            if is_part:
-                inner.add(read)
-            spread += inputs[read] if is_part else (read,)
+            is_alike = graph.nodes[read].form == node.form
+            is_alone = reads[read] == 1 and read not in ends
+            if is_alike and (node.form == "concatenation" or (node.form == "addition" and is_alone)):
+                left[read] -= 1
+                spread += inputs[read]
+            else:
+                spread.append(read)
         inputs.append(tuple(spread))
-    return _without(graph, inputs, inner)
+    gone = {index for index, count in left.items() if not count and reads[index] and index not in ends}
+    return _without(graph, inputs, gone)
 
 
 def only(graph: PathGraph, names: Collection[str]) -> PathGraph:

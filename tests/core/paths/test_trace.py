@@ -23,6 +23,7 @@ class Written(nn.Module):
     def __init__(self, forward: Callable[["Written", Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.second, self.third = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
         self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
         self.written = forward
 
@@ -43,9 +44,7 @@ def structures(graph: PathGraph) -> list[str]:
 
 
 def test_learned_scales_norms_and_activations_are_no_layers() -> None:
-    norm = nn.BatchNorm2d(4)
-
-    graph = traced(lambda net, x: functional.silu(norm.to("meta")(net.first(x) * net.scale)) + net.scale)
+    graph = traced(lambda net, x: functional.silu(net.norm(net.first(x) * net.scale)) + net.scale)
 
     assert layers(graph) == ["first"]
     assert structures(graph) == []
@@ -53,8 +52,8 @@ def test_learned_scales_norms_and_activations_are_no_layers() -> None:
 
 def test_weights_that_are_computed_belong_to_their_layer() -> None:
     def standardised(net: Written, x: Tensor) -> Tensor:
-        weight = net.second.weight
-        return functional.conv2d(net.first(x), (weight - weight.mean()) * net.scale, net.second.bias)
+        weight = (net.second.weight - 0.5) * net.scale
+        return functional.conv2d(net.first(x), weight.flatten().view(4, 4, 1, 1), net.second.bias)
 
     graph = traced(standardised)
 
@@ -63,13 +62,10 @@ def test_weights_that_are_computed_belong_to_their_layer() -> None:
 
 
 def test_layers_of_several_operations_are_one() -> None:
-    linear = nn.Linear(4, 4, device="meta")
-
     graph = trace(
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(64, 5), nn.Linear(5, 2, bias=False)), (8, 8), one_map
     )
 
-    assert linear.in_features == 4
     assert layers(graph) == ["0", "2", "3"]
 
 
@@ -86,7 +82,7 @@ def test_activation_in_place_and_addition_in_place_are_as_those_beside() -> None
 
     graphs = [traced(beside), traced(in_place)]
 
-    assert [analyse(graph).layers for graph in graphs][0] == [analyse(graph).layers for graph in graphs][1]
+    assert analyse(graphs[0]) == analyse(graphs[1])
     assert [structures(graph) for graph in graphs] == [["residual"], ["residual"]]
 
 
@@ -162,10 +158,9 @@ def test_results_that_no_gradient_leads_from_are_refused() -> None:
         traced(lambda net, x: net.first(x).detach())
 
 
-@pytest.mark.parametrize("recipe", ["yolov7-tiny"])
-def test_folding_norms_changes_no_path(recipe: str) -> None:
+def test_folding_norms_changes_no_path() -> None:
     with shapes_only():
-        detector = assemble(recipe).train()
+        detector = assemble("yolov7-tiny").train()
         folded = detector.fuse()
 
     trained, deployed = (analyse(trace_detector(model, (128, 128))) for model in (detector, folded))
@@ -187,7 +182,7 @@ def test_eight_blocks_of_a_timm_resnet18_are_residuals_or_sums_with_a_projection
 
 def test_auxiliary_maps_are_outputs_while_training() -> None:
     with shapes_only():
-        detector = assemble("yolov7-tiny", {"neck.auxiliary": True}).train()
+        detector = assemble("yolov7-tiny", {"neck.auxiliary": [8, 16, 32]}).train()
 
     graph = trace_detector(detector, (128, 128))
 

@@ -67,9 +67,10 @@ def command(
     from detloom.paths.meetings import meetings
     from detloom.paths.telling import as_data, layer_table, meeting_table, stage_table, summary
 
-    detector = _opened(recipe, overrides, plugins)
-    title = f"{Path(recipe).stem}, {'deployed' if deployed else 'training'} form"
-    graph = _chosen(_traced(detector, deployed=deployed), outputs)
+    detector, is_folded = _opened(recipe, overrides, plugins)
+    form = "deployed" if deployed or is_folded else "training"
+    title = f"{Path(recipe).stem}, {form} form"
+    graph = _chosen(_traced(detector, is_folded=is_folded, deployed=deployed), outputs)
     analysis, joined = analyse(graph), list(meetings(graph))
     for file in files:
         if file.suffix.lower() == PAGE:
@@ -83,7 +84,6 @@ def command(
 
             write_picture(file, sheet(graph, analysis, title))
     if as_json:
-        form = "deployed" if deployed else "training"
         echo_json({"source": recipe, "form": form, **as_data(analysis, joined), "files": [str(file) for file in files]})
         return
     from rich.console import Console
@@ -109,12 +109,13 @@ def _check_suffixes(files: tuple[Path, ...]) -> None:
             raise ArtifactError(f"{file}: there is no directory {file.parent}; make it first, or choose another place")
 
 
-def _opened(recipe: str, overrides: dict[str, Any], plugins: tuple[Path, ...]) -> "Detector":
+def _opened(recipe: str, overrides: dict[str, Any], plugins: tuple[Path, ...]) -> "tuple[Detector, bool]":
+    """Return the detector, and whether it is folded already."""
     if recipe.endswith(ARTIFACT):
-        from detloom.artifacts import load_artifact
+        from detloom.artifacts import load_artifact, read_artifact
 
         refuse_fixed_settings(overrides)
-        return load_artifact(recipe, plugins=plugins)
+        return load_artifact(recipe, plugins=plugins), bool(read_artifact(recipe).folded)
     from detloom.assembly import assemble
     from detloom.building import without_initial_weights
     from detloom.recipe import load_recipe
@@ -124,21 +125,22 @@ def _opened(recipe: str, overrides: dict[str, Any], plugins: tuple[Path, ...]) -
     shop = workshop()
     loaded = load_recipe(recipe, overrides, plugins=plugins, shop=shop)
     with shapes_only():
-        return assemble(without_initial_weights(loaded, shop), shop=shop)
+        return assemble(without_initial_weights(loaded, shop), shop=shop), False
 
 
-def _traced(detector: "Detector", *, deployed: bool) -> "PathGraph":
+def _traced(detector: "Detector", *, is_folded: bool, deployed: bool) -> "PathGraph":
+    from contextlib import nullcontext
+
     from detloom.paths.trace import trace_detector
     from detloom.shapes import shapes_only
 
-    # Maps of two cells and more: none that a stride is read from is empty.
+    # Maps of several cells, so that a stride can be read from each.
     side = 4 * detector.max_stride
-    if not deployed:
-        return trace_detector(detector.train(), (side, side))
-    if next(detector.parameters()).is_meta:
-        with shapes_only():
-            return trace_detector(detector.fuse(), (side, side))
-    return trace_detector(detector.fuse(), (side, side))
+    if is_folded or not deployed:
+        return trace_detector(detector.train(not is_folded), (side, side))
+    with shapes_only() if next(detector.parameters()).is_meta else nullcontext():
+        folded = detector.fuse()
+    return trace_detector(folded, (side, side))
 
 
 def _chosen(graph: "PathGraph", names: tuple[str, ...]) -> "PathGraph":

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from detloom.artifacts import save_artifact
 from detloom.assembly import assemble
 from detloom.cli import cli
+from detloom.recipe import load_recipe
 
 KEYS = {
     *("source", "form", "outputs", "longest", "longest_shortest", "layers", "stages", "meetings", "alike"),
@@ -29,8 +30,14 @@ def test_json_has_stable_keys_and_files_are_written(tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert told.keys() == KEYS
     assert told["layers"][-1] == {
-        **{"name": "head.lead.2.conv", "stage": "head 1/32", "uses": 1, "shortest": 1, "longest": 1, "paths": 1},
-        **{"steps": [1], "sources": ["lead 32"]},
+        "name": "head.lead.2.conv",
+        "stage": "head 1/32",
+        "uses": 1,
+        "shortest": 1,
+        "longest": 1,
+        "paths": 1,
+        "steps": [1],
+        "sources": ["lead 32"],
         "by_output": {"lead 32": {"shortest": 1, "longest": 1, "paths": 1, "steps": [1]}},
     }
     assert told["meetings"][0].keys() == {"name", "structure", "feeders", "carried", "around"}
@@ -47,13 +54,18 @@ def test_output_that_is_chosen_is_the_only_one() -> None:
     assert "head 1/16" not in result.output
 
 
-def test_artifact_has_the_paths_of_its_recipe(tmp_path: Path) -> None:
-    artifact = tmp_path / "tiny.safetensors"
-    save_artifact(assemble("yolov7-tiny", num_classes=2), artifact)
+def test_artifact_has_the_paths_of_its_recipe_and_a_folded_one_those_of_the_deployed_form(tmp_path: Path) -> None:
+    recipe = load_recipe("yolov7-tiny", {"backbone.repconv": [1], "backbone.repconv_identity": False})
+    artifact, folded = tmp_path / "tiny.safetensors", tmp_path / "folded.safetensors"
+    detector = assemble(recipe, names=("a",))
+    save_artifact(artifact, detector, recipe=recipe, names=("a",))
+    save_artifact(folded, detector.fuse(), recipe=recipe, names=("a",), folded=recipe.tables["reparam"]["passes"])
 
-    results = [json.loads(run(source, "--json").stdout) for source in (artifact, "yolov7-tiny")]
+    told = {source: json.loads(run(source, "--json").stdout) for source in (artifact, folded)}
 
-    assert results[0]["layers"] == results[1]["layers"]
+    # Each of four RepConvs has two layers while training.
+    assert [(each["form"], len(each["layers"])) for each in told.values()] == [("training", 62), ("deployed", 58)]
+    assert [each["longest"] for each in told.values()] == [43, 43]
 
 
 @pytest.mark.parametrize(

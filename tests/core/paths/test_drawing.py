@@ -62,8 +62,7 @@ def test_page_needs_nothing_else_and_no_name_ends_its_script() -> None:
 
 def test_page_writes_numbers_of_paths_that_scripts_cannot_hold() -> None:
     nodes = [Node("picture", "picture", (), 1), Node("layer", "a", (0,), 1)]
-    for last in range(1, 71):
-        nodes.append(Node("addition", "a", (last, last), 1))
+    nodes += [Node("addition", "a", (last, last), 1) for last in range(1, 71)]
     graph = PathGraph(tuple(nodes), (Output("map", 71),))
 
     text = page(graph, analyse(graph), [], "many")

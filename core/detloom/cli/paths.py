@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 ARTIFACT = ".safetensors"
-PAGE, PICTURES = ".html", (".png", ".jpg", ".webp")
+PAGE, PICTURES = ".html", (".png", ".jpg")
 
 
 @click.command(name="paths")

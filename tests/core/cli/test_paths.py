@@ -72,7 +72,7 @@ def test_artifact_has_the_paths_of_its_recipe_and_a_folded_one_those_of_the_depl
     ("arguments", "message"),
     [
         (("--output", "leed 8"), "there is no such output. Did you mean 'lead 8'?"),
-        (("-o", "paths.txt"), "give --out a name that ends in .html or .png, .jpg, .webp"),
+        (("-o", "paths.txt"), "give --out a name that ends in .html or .png, .jpg"),
         (("-o", "nowhere/paths.png"), "there is no directory nowhere"),
     ],
 )

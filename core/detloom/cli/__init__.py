@@ -28,6 +28,7 @@ VERBS = {
     "import": "Turn a checkpoint of another project into an artifact.",
     "info": "Describe a component and its settings.",
     "list": "List components and recipes.",
+    "paths": "Show how gradients come to each layer of a detector, and draw it.",
     "plugin": "Begin a plugin of your own.",
     "predict": "Find objects in pictures, folders and videos.",
     "schema": "Write a JSON Schema of recipes, for editors.",

@@ -40,7 +40,7 @@ def prepare(study: Study, progress: Callable[[int, int], None] | None = None) ->
         RecipeError: The study cannot be used.
         DataError: The data cannot be used.
     """
-    base = load_recipe(study.settings.recipe, study.overrides)
+    base = load_recipe(study.settings.recipe, study.overrides, scale=False)
     train, _ = data_of(base, study.settings.data)
     return checked_cells(study, num_classes=len(train.names), progress=progress)
 

@@ -82,7 +82,7 @@ def checked_cells(
     Raises:
         RecipeError: The baseline itself is impossible, or two cells are the same.
     """
-    base = load_recipe(study.settings.recipe, study.overrides)
+    base = load_recipe(study.settings.recipe, study.overrides, scale=False)
     if base.data.holdout:
         raise RecipeError(
             f"{base.where('data', 'holdout')}: 'holdout' would measure each seed on other pictures; "

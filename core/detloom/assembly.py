@@ -171,9 +171,9 @@ def _checked(recipe: Recipe, shop: Workshop, num_classes: int | None) -> CheckRe
         if complaints:
             raise RecipeError("\n".join(complaints))
         # The training form is counted with its auxiliary branches, but without batch statistics.
-        training = _count(detector.train(), image_BCHW, counter)
+        training = _count(recipe.name, detector.train(), image_BCHW, counter)
         folded, report = fold(detector, detector.passes)
-        deployed = _count(folded, image_BCHW, counter)
+        deployed = _count(recipe.name, folded, image_BCHW, counter)
     return CheckReport(
         recipe=recipe.name,
         num_classes=detector.head.num_classes,
@@ -320,9 +320,9 @@ def _complaints_of_built(recipe: Recipe, detector: Detector, height: int, width:
             )
 
 
-def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:
+def _count(name: str, detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:
     before = counter.operations
-    with _statistics_kept(detector), torch.no_grad(), breaks_located(detector, detector.recipe.name):
+    with _statistics_kept(detector), torch.no_grad(), breaks_located(detector, name):
         detector(image_BCHW)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     return parameters, (counter.operations - before) / 1e9

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from detloom.building import build, settings_complaints
@@ -37,9 +38,7 @@ def scaled(recipe: Recipe, shop: Workshop) -> Recipe:
     wrong = [
         complaint
         for kind in (Kind.SCALING, *kinds)
-        for complaint in settings_complaints(
-            kind, recipe.tables[kind], lambda key, kind=kind: recipe.where(kind, key), shop  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
-        )
+        for complaint in settings_complaints(kind, recipe.tables[kind], partial(recipe.where, kind), shop)
     ]
     if wrong:
         raise RecipeError("\n".join(wrong))
@@ -60,9 +59,7 @@ def scaled(recipe: Recipe, shop: Workshop) -> Recipe:
     plain = replace(
         recipe,
         tables={section: values for section, values in recipe.tables.items() if section != Kind.SCALING},
-        origins={
-            key: origin for key, origin in recipe.origins.items() if key.partition(".")[0] != str(Kind.SCALING)
-        },
+        origins={key: origin for key, origin in recipe.origins.items() if key.partition(".")[0] != str(Kind.SCALING)},
     )
     return plain.with_overrides(found, f"scaling '{table[USE]}'") if found else plain
 
@@ -93,7 +90,9 @@ def scaling_explained(given: Recipe, made: Recipe, shop: Workshop) -> Iterator[N
         concerned = {key: pair for key, pair in all_changes.items() if f"[{key.partition('.')[0]}]" in text}
         lines = [f"    {key} = {after}, from {before}" for key, (before, after) in (concerned or all_changes).items()]
         raise RecipeError(
-            "\n".join((text, f"  {given.where(Kind.SCALING)} made:", *lines, "  Choose factors that the network bears."))
+            "\n".join(
+                (text, f"  {given.where(Kind.SCALING)} made:", *lines, "  Choose factors that the network bears.")
+            )
         ) from error
 
 

@@ -18,12 +18,10 @@ Rule = Callable[[float], float]
 EACH = "*"
 
 
-def rescaled(
-    tables: Mapping[str, Any], extents: Mapping[str, Extent], rules: Mapping[Extent, Rule]
-) -> dict[str, Any]:
+def rescaled(tables: Mapping[str, Any], extents: Mapping[str, Extent], rules: Mapping[Extent, Rule]) -> dict[str, Any]:
     """Return the settings that rules change, by section and name; nothing is changed in place.
 
-    >>> rescaled({"neck": {"widths": [8, 16], "depth": 2}}, {"neck.widths": Extent.WIDTH}, {Extent.WIDTH: lambda n: 2 * n})
+    >>> rescaled({"neck": {"widths": [8, 16]}}, {"neck.widths": Extent.WIDTH}, {Extent.WIDTH: lambda width: 2 * width})
     {'neck.widths': [16, 32]}
     """
     found: dict[str, Any] = {}

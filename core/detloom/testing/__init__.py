@@ -28,6 +28,7 @@ from detloom.testing import (
     networks,
     observers,
     reparams,
+    scalings,
 )
 from detloom.workshop import contracts
 
@@ -48,6 +49,7 @@ CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
     Kind.DATASET: datasets.CHECKS,
     Kind.EVALUATOR: evaluators.CHECKS,
     Kind.OBSERVER: observers.CHECKS,
+    Kind.SCALING: scalings.CHECKS,
 }
 
 

@@ -82,9 +82,9 @@ def test_scaling_makes_an_ordinary_recipe_of_which_each_origin_is_told() -> None
 
 
 def test_default_that_a_recipe_leaves_out_is_scaled() -> None:
-    assert "depth" not in load_recipe("demo").tables[Kind.BACKBONE]
+    recipe = load_recipe("demo", {"head": {"use": "decoupled"}, "scaling.use": "width", "scaling.width": 2.0})
 
-    assert load_recipe("demo", COMPOUND).tables[Kind.BACKBONE]["depth"] == 4
+    assert recipe.tables[Kind.HEAD] == {"use": "decoupled", "width": 256}
 
 
 def test_scaling_comes_after_inheritance_and_overrides(tmp_path: Path) -> None:
@@ -106,10 +106,12 @@ def test_given_recipe_is_left_alone() -> None:
     assert given.tables[Kind.SCALING]["use"] == "compound"
 
 
-def test_artifact_of_a_scaled_network_computes_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [False, True])
+def test_artifact_of_a_scaled_network_computes_the_same(*, scale: bool, tmp_path: Path) -> None:
     images_BCHW = torch.rand(1, 3, 64, 64)
-    detector = assemble("demo", {**COMPOUND, "scaling.depth": 1.0}, num_classes=2).eval()
-    save_artifact(detector, tmp_path / "scaled.safetensors")
+    recipe = load_recipe("demo", {**COMPOUND, "scaling.depth": 1.0}, scale=scale)
+    detector = assemble(recipe, num_classes=2).eval()
+    save_artifact(tmp_path / "scaled.safetensors", detector, recipe=recipe, names=("a", "b"))
 
     again = load_artifact(tmp_path / "scaled.safetensors").eval()
 
@@ -142,7 +144,7 @@ def test_component_that_says_nothing_is_refused() -> None:
 def test_pictures_can_be_larger_for_networks_that_say_nothing() -> None:
     recipe = load_recipe("demo", {"backbone": {"use": "timm"}, "scaling.use": "resolution"})
 
-    assert recipe.tables["data"]["image_size"] == 1.25 * load_recipe("demo").data.image_size
+    assert recipe.data.image_size == 288  # the multiple of 32 next to 224 times 1.25, a half rounded up
 
 
 def test_depth_that_the_taps_do_not_bear_is_refused_with_the_change() -> None:
@@ -177,7 +179,7 @@ def test_concatenation_that_breaks_is_refused_with_its_place_and_the_change() ->
         ({"scaling.depth": 2.0}, r"overrides \[scaling\]: `use` must name a scaling; known scalings: compound, depth"),
         ({"scaling.use": "width", "scaling.depth": 2.0}, r"\[scaling\]: no setting is called 'depth'"),
         ({"scaling.use": "depth", "scaling.depth": 0.0}, r"\[scaling\]: depth must be a finite factor above 0"),
-        ({"scaling.use": "depth", "neck.depth": "two"}, r"overrides \[neck\]: 'depth' is 'two'"),
+        ({"scaling.use": "depth", "neck.depth": "two"}, r"overrides \[neck\]: 'depth' is \"two\""),
     ],
 )
 def test_mistakes_are_told_with_their_place(overrides: dict[str, object], expected: str) -> None:

@@ -60,7 +60,10 @@ def test_published_models_are_scaled_ones(row: list[str]) -> None:
         assert made.tables[kind] == published.tables[kind]
 
 
-@pytest.mark.parametrize("row", rows("Table 3"), ids=lambda row: row[0])
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=() if row[0] == "base" else pytest.mark.slow, id=row[0]) for row in rows("Table 3")],
+)
 def test_counts_of_table_3_are_those_of_the_page_and_near_the_papers(row: list[str]) -> None:
     _, command, parameters, gflops, paper, paper_gflops, *_ = row
 
@@ -72,6 +75,7 @@ def test_counts_of_table_3_are_those_of_the_page_and_near_the_papers(row: list[s
     assert 0.995 < report.deployed_gflops / float(paper_gflops) < 1
 
 
+@pytest.mark.slow
 def test_check_shows_d6_by_its_count() -> None:
     command = "check yolov7-e6 --set scaling.use=compound --set scaling.depth=1.3333 --set scaling.width=1.2 --json"
 
@@ -80,11 +84,18 @@ def test_check_shows_d6_by_its_count() -> None:
     assert '"training": 154709364,' in result.stdout
 
 
+@pytest.mark.slow
 def test_counts_of_yolox_l_are_reached_from_s() -> None:
     report = check("yolox-s", {"scaling.use": "compound", "scaling.depth": 3.0, "scaling.width": 2.0})
 
     # YOLOX (2021), table 3: 54.2 M.
     assert f"{report.training_parameters / 1e6:.1f}" == "54.2"
+
+
+def test_refusal_on_the_page_is_what_is_printed() -> None:
+    (transcript,) = re.findall(r"^```console\n\$ detloom (.*)\n((?:.*\n)*?)```$", PAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert CliRunner().invoke(cli, shlex.split(transcript[0])).output == transcript[1]
 
 
 def test_compound_leaves_widths_inside_blocks() -> None:

@@ -3,8 +3,8 @@
 A recipe may extend another (``extends = "yolov7-tiny"``, or a path relative to the file). Tables
 merge key by key; a table whose ``use`` changes is replaced whole, so that no setting of the old
 component is left; arrays are replaced whole. Overrides (``--set assigner.use=atss``) are one more
-layer of the same kind. Names and structure are checked here, without importing any component;
-the settings of components are checked when they are built.
+layer of the same kind. Names and structure are checked here, without importing any component,
+unless there is a ``[scaling]``; the settings of components are checked when they are built.
 
 ``plugins = ["my_assigner.py"]`` names files of plugins, by paths relative to the recipe's own file.
 They are run when a recipe is read from its file, and never for one that an artifact or a run carries.
@@ -162,23 +162,32 @@ def load_recipe(
     *,
     plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
+    scale: bool = True,
 ) -> Recipe:
-    """Return a resolved recipe, its names and structure checked.
+    """Return a resolved recipe, its names and structure checked, and scaled where it has ``[scaling]``.
 
     Args:
         source: A bundled name, a path, or a recipe.
         overrides: Values by dotted key, as ``{"assigner.use": "atss"}``.
         plugins: Files of plugins that are run, beside those that a recipe's file names.
         shop: Where names are looked up; the environment's workshop when not given.
+        scale: Replace ``[scaling]`` by what it makes of the other sections, after all overrides; false leaves it as it
+            is, for those who show it, or have more overrides.
 
     Raises:
         RecipeError: All mistakes together, each with its file and table.
         PluginError: The file of a plugin cannot be used.
     """
-    recipe, complaints = resolve_recipe(source, overrides, shop or workshop(), plugins)
+    shop = shop or workshop()
+    recipe, complaints = resolve_recipe(source, overrides, shop, plugins)
     if complaints:
         raise RecipeError("\n".join(complaints))
-    return recipe
+    if not scale or Kind.SCALING not in recipe.tables:
+        return recipe
+    # It imports the components, and with them torch.
+    from detloom.scaling import scaled
+
+    return scaled(recipe, shop)
 
 
 def resolve_recipe(

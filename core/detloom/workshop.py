@@ -414,6 +414,7 @@ def contracts() -> dict[Kind, type[Any]]:
         Kind.OBSERVER: interfaces.Observer,
         Kind.IMPORTER: interfaces.Importer,
         Kind.EXPORTER: interfaces.Exporter,
+        Kind.SCALING: interfaces.Scaling,
     }
 
 

@@ -5,8 +5,8 @@ Raw maps are those of the head ``distribution``.
 References: Wang et al., YOLOv10 (2024), section 3.1, for the two branches; see ``distribution_head`` for their form.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
+from detloom.structures import Extent, FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
 from detloom_plugins.distribution_head import (
     check_distribution,
     decode_distances,
@@ -46,6 +46,11 @@ class OneToOneHead(Head):
         detach: Let backbone and neck learn from the one-to-many branch alone, as published, as long as there
             is one.
     """
+
+    # As published families do, scaling leaves the branches as deep as they are.
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "width": Extent.WIDTH,
+    }
 
     def __init__(
         self,

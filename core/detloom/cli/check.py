@@ -44,6 +44,7 @@ def command(
         "parameters": {"training": report.training_parameters, "deployed": report.deployed_parameters},
         "gflops": {"training": round(report.training_gflops, 4), "deployed": round(report.deployed_gflops, 4)},
         "warnings": list(report.warnings),
+        "scaling": {key: {"from": before, "to": after} for key, (before, after) in report.scaling.items()},
     }
     if faults is not None:
         facts["faults"] = [
@@ -58,6 +59,8 @@ def command(
         click.echo(f"  {'':10} {'parameters':>12}  {'GFLOPs':>8}")
         click.echo(f"  {'training':10} {report.training_parameters:>12,}  {report.training_gflops:>8.2f}")
         click.echo(f"  {'deployed':10} {report.deployed_parameters:>12,}  {report.deployed_gflops:>8.2f}")
+        for key, (before, after) in report.scaling.items():
+            click.echo(f"  scaled: {key} = {after}, from {before}")
         for warning in report.warnings:
             click.echo(f"  warning: {warning}")
     if faults:

@@ -41,6 +41,7 @@ from detloom.testing import (
     networks,
     observers,
     reparams,
+    scalings,
 )
 from detloom.workshop import contracts
 
@@ -63,6 +64,7 @@ CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
     Kind.OBSERVER: observers.CHECKS,
     Kind.EXPORTER: exporters.CHECKS,
     Kind.IMPORTER: importers.CHECKS,
+    Kind.SCALING: scalings.CHECKS,
 }
 WITH_EXAMPLE = frozenset((*datasets.WITH_EXAMPLE, *reparams.WITH_EXAMPLE, *importers.WITH_EXAMPLE))
 

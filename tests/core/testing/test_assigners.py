@@ -79,11 +79,13 @@ class MuteAssigner(NearestAssigner):
 
 
 class NarrowAssigner(NearestAssigner):
-    """Gives priors of the lead as int32 where there are nine objects."""
+    """Gives priors of the lead as int32 where there are nine objects with sides that are no whole pixels."""
 
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         found = super().assign(predictions, targets)
-        return replace(found, prior_M=found.prior_M.int()) if targets.num_targets == 9 else found
+        # Drawn objects have whole sides, and Hypothesis likes the numbers that tests hold, nine among them.
+        is_fixed = targets.num_targets == 9 and bool((targets.boxes_T4 % 1 > 0).any())
+        return replace(found, prior_M=found.prior_M.int()) if is_fixed else found
 
     def assign_auxiliary(self, lead: Predictions, auxiliary: Predictions, targets: Targets) -> Assignment:
         return super().assign(auxiliary, targets)

@@ -33,10 +33,10 @@ def _silu(call: Call) -> Ref:
 def _hard_sigmoid(call: Call) -> Ref:
     """Return ``relu6(x + 3) / 6``, of which the last is a change of scale alone."""
     source = call.value("self")
-    channels = source.shape[1]
-    shifted = call.add(affine(torch.ones(channels), torch.full((channels,), 3.0)), source, part="shift")
+    one_C = torch.ones(source.shape[1], dtype=torch.float64)
+    shifted = call.add(affine(one_C, 3 * one_C), source, part="shift")
     clamped = call.add(Activation("RELU6"), shifted, part="clamp")
-    return call.add(affine(torch.full((channels,), 1 / 6), torch.zeros(channels)), clamped)
+    return call.add(affine(one_C / 6, 0 * one_C), clamped)
 
 
 def _clamp(call: Call) -> Ref:
@@ -114,11 +114,11 @@ def _by_channel(source: Ref, constant: Tensor | float) -> Tensor:
     """Return a constant as one number for each channel."""
     channels = source.shape[1]
     if not isinstance(constant, Tensor) or constant.numel() == 1:
-        return torch.full((channels,), float(constant))
+        return torch.full((channels,), float(constant), dtype=torch.float64)
     shape = (1,) * (4 - constant.dim()) + tuple(constant.shape)
     if shape != (1, channels, 1, 1):
         raise Refused(f"its constant of shape {tuple(constant.shape)} is not one number for each channel")
-    return constant.detach().to(torch.float32).reshape(channels)
+    return constant.detach().double().reshape(channels)
 
 
 def _extreme(kind: Literal["MAXIMUM", "MINIMUM"]) -> Handler:

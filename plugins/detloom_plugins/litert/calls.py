@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detloom_plugins.litert.graph import Node, Operation
@@ -61,7 +60,7 @@ class Call:
         """Return an argument that is constant, or None where it is absent."""
         found = self.arguments[name]
         if found is None or isinstance(found, Tensor):
-            return None if found is None else found.detach().to(torch.float32)
+            return None if found is None else found.detach().double()
         raise Refused(f"its {name} is computed from the picture, not constant")
 
     def add(self, operation: Operation, *inputs: Ref, shape: Sequence[int] | None = None, part: str = "") -> Ref:

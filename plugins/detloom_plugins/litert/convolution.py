@@ -70,7 +70,13 @@ class Conv(Operation):
         x_BCHW = functional.pad(inputs[0], list(self.window.pads))
         window = self.window
         y_BCHW = functional.conv2d(
-            x_BCHW, self.weight_OIKL, self.bias_O, window.stride, 0, window.dilation, self.groups
+            x_BCHW,
+            self.weight_OIKL.to(x_BCHW),
+            self.bias_O.to(x_BCHW),
+            window.stride,
+            0,
+            window.dilation,
+            self.groups,
         )
         return clamped(y_BCHW, self.activation)
 
@@ -125,7 +131,9 @@ class TransposedConv(Operation):
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the enlarged map."""
-        y_BCHW = functional.conv_transpose2d(inputs[0], self.weight_IOKL, self.bias_O, self.stride)
+        (x_BCHW,) = inputs
+        weight_IOKL, bias_O = self.weight_IOKL.to(x_BCHW), self.bias_O.to(x_BCHW)
+        y_BCHW = functional.conv_transpose2d(x_BCHW, weight_IOKL, bias_O, self.stride)
         left, right, top, bottom = self.crop
         return y_BCHW[:, :, top : y_BCHW.shape[2] - bottom, left : y_BCHW.shape[3] - right]
 

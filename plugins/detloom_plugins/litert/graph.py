@@ -1,7 +1,8 @@
 """A network as a list of operations that LiteRT has, in torch's order of axes.
 
 A value is the output of one operation, or the picture; it has a name, unique in the graph. Each operation knows its
-meaning in real numbers, by which ranges are observed and the reading is proved, and how it is written.
+meaning in real numbers, by which ranges are observed and the reading is proved, and how it is written. Weights are
+float64, so that what is merged into them is not rounded before the file is; they follow the type of the pictures.
 
 Shape letters: see ``detloom.export.network``.
 """

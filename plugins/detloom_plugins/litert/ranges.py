@@ -6,12 +6,14 @@ percentiles a second one, in which a histogram of each value is filled between i
 References: Jacob et al. 2018, arXiv:1712.05877, section 3; for percentiles Wu et al. 2020, arXiv:2004.09602, section 5.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from detloom.errors import ExportError
 from detloom_plugins.litert.graph import Graph
 from detloom_plugins.litert.scales import Range, scale_of
 
@@ -35,6 +37,9 @@ def observe(graph: Graph, pictures_NCHW: Tensor, *, calibration: Calibration, pe
         pictures_NCHW: RGB in [0, 1].
         calibration: ``min-max`` for the extremes, ``percentile`` to leave out what is rarest.
         percentile: How many of a hundred numbers are kept, the others being divided equally among both ends.
+
+    Raises:
+        ExportError: A value is not finite.
     """
     extremes = _extremes(graph, pictures_NCHW)
     if calibration == "min-max":
@@ -57,6 +62,12 @@ def _extremes(graph: Graph, pictures_NCHW: Tensor) -> dict[str, Range]:
     for batch in _batches(pictures_NCHW):
         for name, value in graph.values(batch):
             low, high = (float(each) for each in value.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                path = graph.nodes[name].path if name in graph.nodes else ""
+                raise ExportError(
+                    f"{path or 'the detector'}: its numbers on the calibration pictures reach from {low} to {high}; "
+                    "8 bits need finite ones. Export weights that training has not ruined, as best.safetensors"
+                )
             before = found.get(name, (low, high))
             found[name] = (min(low, before[0]), max(high, before[1]))
     return found

@@ -89,6 +89,7 @@ class _Reader:
         return Reading(graph, tuple(self._refusals))
 
     def _take_placeholders(self) -> None:
+        held = {**self._program.constants, **self._program.state_dict}
         for spec in self._program.graph_signature.input_specs:
             name = spec.arg.name
             if spec.target is None:
@@ -96,8 +97,7 @@ class _Reader:
                 node = next(each for each in self._program.graph.nodes if each.name == name)
                 self._known[name] = Ref(name, tuple(node.meta["val"].shape))
             else:
-                held = self._program.state_dict
-                self._known[name] = held[spec.target] if spec.target in held else self._program.constants[spec.target]
+                self._known[name] = _exact(held[spec.target])
 
     def _result(self, node: fx.Node) -> Any:
         target, arguments = cast("Callable[..., Any]", node.target), self._looked_up(_by_name(node))
@@ -146,6 +146,11 @@ _REMEDIES: Mapping[str, str] = {
     "group_norm": "use batch norm, which folds into convolutions",
     "native_group_norm": "use batch norm, which folds into convolutions",
 }
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Return a constant as exact as what is computed from it is to be."""
+    return tensor.detach().double() if tensor.is_floating_point() else tensor
 
 
 def _unknown(call: Call) -> Ref:  # noqa: ARG001 - takes what those take that know their operator

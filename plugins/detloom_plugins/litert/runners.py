@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detloom.errors import ExportError, reason
 from detloom.export.network import Runner
 from detloom.host_spec import TensorSpec
 
@@ -27,12 +28,21 @@ def make_runner(path: Path, tensors: Sequence[TensorSpec], *, reference: bool = 
         tensors: Its outputs in the order of the network's maps.
         reference: Whether to use the reference kernels.
         threads: Of XNNPACK.
+
+    Raises:
+        ExportError: LiteRT does not take the file.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-    interpreter: Any = Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kernels)
-    interpreter.allocate_tensors()
+    try:
+        interpreter: Any = Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kernels)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"{path}: LiteRT cannot run it here: {reason(error)}. This is a mistake of the exporter, please report it "
+            "with the recipe"
+        ) from error
     (source,) = interpreter.get_input_details()
     by_name = {each["name"]: each for each in interpreter.get_output_details()}
     outputs = [by_name[each["name"]] for each in tensors]

@@ -6,6 +6,7 @@ import torch
 from litert_cases import Maps, network_of, pictures
 from torch import Tensor, nn
 
+from detloom.errors import ExportError
 from detloom_plugins.litert import graph_of
 from detloom_plugins.litert.graph import Graph, Scale
 from detloom_plugins.litert.pointwise import Requantise
@@ -111,3 +112,14 @@ def test_outputs_keep_their_extremes() -> None:
     clipped = observe(graph, picture_BCHW, calibration="percentile", percentile=99)
 
     assert clipped[graph.outputs[0]][1] > 99
+
+
+def test_numbers_that_are_not_finite_are_refused_with_their_module() -> None:
+    class Huge(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return (1e18 * x_BCHW) ** 2
+
+    graph = graph_of(network_of(Maps((lambda held, x: held[0](x), [Huge()]))))
+
+    with pytest.raises(ExportError, match=r"branches\.0\.0: its numbers .* finite"):
+        observe(graph, 100 * pictures(), calibration="min-max", percentile=100)

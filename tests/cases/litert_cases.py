@@ -20,7 +20,7 @@ __all__ = ["Maps", "decibels", "network_of", "pictures", "ran"]
 class Maps(nn.Module):
     """Functions of a picture, each of which makes a map with the modules in its place."""
 
-    def __init__(self, *branches: tuple[Callable[[nn.ModuleList, Tensor], Tensor], Sequence[nn.Module]]) -> None:
+    def __init__(self, *branches: tuple[Callable[[Any, Tensor], Tensor], Sequence[nn.Module]]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.ModuleList(modules) for _, modules in branches)
         self.functions = [function for function, _ in branches]
@@ -28,8 +28,7 @@ class Maps(nn.Module):
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return the maps."""
         return tuple(
-            function(modules, images_BCHW)  # type: ignore[arg-type] - a list of modules has modules
-            for function, modules in zip(self.functions, self.branches, strict=True)
+            function(modules, images_BCHW) for function, modules in zip(self.functions, self.branches, strict=True)
         )
 
 

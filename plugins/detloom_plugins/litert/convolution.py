@@ -78,7 +78,7 @@ class Conv(Operation):
         """Add a convolution, one by channel where each has its own."""
         (source,) = inputs
         padding, pads = self.window.padding(source.shape_BHWC[1:3], output.shape_BHWC[1:3])
-        source = padded(writer, source, pads)
+        source = padded(writer, source, output.name, pads)
         is_by_channel = self.groups > 1 and self.weight_OIKL.shape[1] == 1
         order, axis = ((1, 2, 3, 0), 3) if is_by_channel else ((0, 2, 3, 1), 0)
         weights = write_weights(writer, source, output, (self.weight_OIKL, self.bias_O), order=order, axis=axis)

@@ -103,7 +103,7 @@ def _write_pool(
     writer.add(
         kind,
         1 if output.scale is None else 2,
-        [padded(writer, source, pads, number=number).index],
+        [padded(writer, source, output.name, pads, number=number).index],
         output,
         "Pool2DOptions",
         padding=writer.enumerated("Padding", padding),

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from detloom_plugins.litert.graph import Graph
-from detloom_plugins.litert.scales import Range
+from detloom_plugins.litert.scales import Range, scale_of
 
 __all__ = ["Calibration", "observe"]
 
-Calibration = Literal["min-max", "percentile"]
+Calibration = Literal["min-max", "percentile", "least-squares"]
+CUTS = tuple(1 - 0.04 * i for i in range(18))
 
 BINS = 4096
 # Of all pictures that are computed at once, so that large inputs take no more memory than small ones.
@@ -39,7 +40,10 @@ def observe(graph: Graph, pictures_NCHW: Tensor, *, calibration: Calibration, pe
     if calibration == "min-max":
         return extremes
     histograms = _histograms(graph, pictures_NCHW, extremes)
-    clipped = {name: _percentiles(counts, extremes[name], percentile) for name, counts in histograms.items()}
+    if calibration == "least-squares":
+        clipped = {name: _least_squares(counts, extremes[name]) for name, counts in histograms.items()}
+    else:
+        clipped = {name: _percentiles(counts, extremes[name], percentile) for name, counts in histograms.items()}
     return {**clipped, **{name: extremes[name] for name in graph.outputs}}
 
 
@@ -66,6 +70,23 @@ def _histograms(graph: Graph, pictures_NCHW: Tensor, extremes: dict[str, Range])
             new = torch.histc(value, BINS, low, high).double()
             counts[name] = counts[name] + new if name in counts else new
     return counts
+
+
+def _least_squares(counts: Tensor, extremes: Range) -> Range:
+    """Return the range whose 8-bit numbers have the least mean square error, among cuts of both ends."""
+    low, high = extremes
+    width = (high - low) / BINS
+    centres_N = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * width
+    lows = [low * cut for cut in CUTS] if low < 0 else [low]
+    ends = [(least, high * cut) for least in lows for cut in CUTS]
+    return min(ends, key=lambda numbers: float((counts * _errors(centres_N, numbers).square()).sum()))
+
+
+def _errors(numbers_N: Tensor, ends: Range) -> Tensor:
+    """Return how far the nearest 8-bit numbers of a range are away."""
+    scale = scale_of(ends)
+    bits_N = ((numbers_N / scale.scale).round() + scale.zero_point).clamp(-128, 127)
+    return (bits_N - scale.zero_point) * scale.scale - numbers_N
 
 
 def _percentiles(counts: Tensor, extremes: Range, percentile: float) -> Range:

@@ -80,7 +80,8 @@ class _Reader:
         self._take_placeholders()
         outputs: tuple[str, ...] = ()
         for node in self._program.graph.nodes:
-            if node.op == "call_function":
+            # What nobody reads are torch's own checks of types.
+            if node.op == "call_function" and node.users:
                 self._known[node.name] = self._result(node)
             elif node.op == "output":
                 outputs = tuple(map(self._output, self._looked_up(node.args[0])))

@@ -67,13 +67,13 @@ class Window:
         return "VALID", Pads(self.pads.left, right, self.pads.top, below)
 
 
-def padded(writer: Writer, source: Value, pads: Pads, *, number: float = 0.0) -> Value:
-    """Return a value with rows and columns around it; itself where there are none."""
+def padded(writer: Writer, source: Value, label: str, pads: Pads, *, number: float = 0.0) -> Value:
+    """Return a value, named after a label, with rows and columns around it; itself where there are none."""
     if not any(pads):
         return source
     batch, height, width, channels = source.shape_BHWC
     shape = (batch, height + pads.top + pads.bottom, width + pads.left + pads.right, channels)
-    result = writer.value(f"{source.name}:pad", shape, source.scale)
+    result = writer.value(f"{label}:pad", shape, source.scale)
     write_pad(writer, source, result, pads, number=number)
     return result
 

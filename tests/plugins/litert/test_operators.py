@@ -1,4 +1,4 @@
-"""Each operator by itself: against torch in float32 and in 8 bits, and against LiteRT for Microcontrollers to the bit."""
+"""Each operator by itself: against torch in float32 and 8 bits, and to the bit against LiteRT for Microcontrollers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from litert_cases import Maps, decibels, network_of, pictures, ran
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detloom_plugins.litert import Converted, convert_to_float, convert_to_int8, graph_of
-from litert_cases import Maps, decibels, network_of, pictures, ran
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra: pip install 'detloom[litert]'")
 
@@ -41,15 +41,14 @@ def of_one(function: Callable[[Tensor], Tensor], *modules: nn.Module) -> Branch:
 
 
 def squeezed(held: Any, x_BCHW: Tensor) -> Tensor:
-    y_BCHW = held[0](x_BCHW)
+    y_BCHW: Tensor = held[0](x_BCHW)
     weight_BC11: Tensor = held[2](functional.relu(held[1](y_BCHW.mean((2, 3), keepdim=True)))).sigmoid()
     return y_BCHW * weight_BC11
 
 
 def norm() -> nn.BatchNorm2d:
     made = nn.BatchNorm2d(8)
-    nn.init.uniform_(made.running_mean, -1, 1)  # type: ignore[arg-type] - this norm keeps statistics
-    nn.init.uniform_(made.running_var, 0.5, 2)  # type: ignore[arg-type] - the same
+    made.running_mean, made.running_var = torch.rand(8) - 0.5, torch.rand(8) + 0.5
     return made
 
 
@@ -122,7 +121,7 @@ def branches() -> Mapping[str, Branch]:
         "padded by a number": of_one(lambda y: functional.pad(y, (1, 2, 0, 1), value=0.25)),
         "padded before a convolution": (lambda held, x: held[0](functional.pad(x, (0, 1, 0, 1))), [conv(3, 8, 3, 2)]),
         "halves exchanged": of_one(lambda y: torch.cat(y.chunk(2, 1)[::-1], 1)),
-        "uneven parts exchanged": of_one(lambda y: torch.cat(y.split([5, 3], 1)[::-1], 1)),
+        "uneven parts exchanged": of_one(lambda y: torch.cat(torch.split(y, [5, 3], 1)[::-1], 1)),
         "every third channel": of_one(lambda y: y[:, 1::3]),
         "joined with the picture": (lambda held, x: torch.cat([held[0](x), x], 1), [conv(3, 8, 1)]),
         "joined with a sigmoid": of_one(lambda y: torch.cat([y, y.sigmoid()], 1)),

@@ -53,6 +53,7 @@ class EthosUExporter(Exporter):
             for name, (system, memory) in ACCELERATORS.items()
         }
     )
+    passes = LitertExporter.passes
     calibrates = True
 
     def __init__(

@@ -202,7 +202,8 @@ def test_all_damage_is_named_at_once(tmp_path: Path) -> None:
 def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = anchor(dtype="int8", layout="NHWC")
     write_host_files(tmp_path, "yolov7-tiny", spec)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    section = PAGE.read_text(encoding="utf-8").split("\n## Host decoder\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {

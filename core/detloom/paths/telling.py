@@ -67,8 +67,9 @@ def counted(paths: int) -> str:
 
 def summary(analysis: Analysis, joined: Sequence[Meeting]) -> Iterator[str]:
     """Yield what can be said in a few lines."""
+    ends = len(analysis.outputs)
     yield (
-        f"{len(analysis.layers)} layers, {len(analysis.outputs)} outputs; longest gradient path {analysis.longest} "
+        f"{len(analysis.layers)} layers, {ends} output{'s' if ends != 1 else ''}; longest gradient path {analysis.longest} "
         f"layers, longest of the shortest {analysis.longest_shortest}"
     )
     structures = Counter(each.structure for each in joined)

@@ -72,11 +72,12 @@ def test_layers_of_several_operations_are_one() -> None:
 def test_activation_in_place_and_addition_in_place_are_as_those_beside() -> None:
     def beside(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu(net.first(x))
-        return kept + net.second(kept)
+        made: Tensor = kept + net.second(kept)
+        return made
 
     def in_place(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu_(net.first(x))
-        made = net.second(kept)
+        made: Tensor = net.second(kept)
         made += kept
         return made
 
@@ -133,8 +134,9 @@ def test_model_is_left_as_it_was() -> None:
 
 def test_gate_is_told_from_an_activation() -> None:
     def gated(net: Written, x: Tensor) -> Tensor:
-        kept = net.first(x)
-        return kept * net.second(kept).sigmoid()
+        kept: Tensor = net.first(x)
+        gate: Tensor = net.second(kept)
+        return kept * gate.sigmoid()
 
     assert structures(traced(gated)) == ["gate"]
     # x * sigmoid(x) is one function of one flow.

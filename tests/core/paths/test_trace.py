@@ -98,12 +98,20 @@ def test_layer_that_is_used_twice_is_one_layer_with_two_uses() -> None:
 
 
 def test_weights_that_two_modules_share_are_one_layer() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
     model[1].weight = model[0].weight
 
     graph = trace(model, (8, 8), one_map)
 
     assert [(layer.name, layer.uses) for layer in analyse(graph).layers] == [("0", 2)]
+    assert graph.unreached == ()
+
+
+def test_parametrised_layer_has_the_name_of_its_module() -> None:
+    graph = trace(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))), (8, 8), one_map)
+
+    assert layers(graph) == ["0"]
+    assert graph.unreached == ()
 
 
 def test_nothing_behind_a_detach_is_reached() -> None:

@@ -151,9 +151,13 @@ class ExtendedElan(LayerAggregation):
 
     def fused(self, parts: list[Tensor]) -> Tensor:
         """Return the sum of the groups of the fused parts."""
-        shuffled_BGCHW = torch.cat([part.unflatten(1, (self.groups, -1)) for part in parts], dim=2)
-        fused_BCHW: Tensor = self.fuse(shuffled_BGCHW.flatten(1, 2))
-        return fused_BCHW.unflatten(1, (self.groups, -1)).sum(dim=1)
+        shuffled_BGCHW = torch.cat([self.by_group(part) for part in parts], dim=2)
+        return self.by_group(self.fuse(shuffled_BGCHW.flatten(1, 2))).sum(dim=1)
+
+    def by_group(self, x_BCHW: Tensor) -> Tensor:
+        """Return the channels of each group for themselves."""
+        batch, channels, height, width = x_BCHW.shape
+        return x_BCHW.reshape(batch, self.groups, channels // self.groups, height, width)
 
 
 class TwoElans(nn.Module):

@@ -17,7 +17,9 @@ from detloom.errors import ArtifactError, RecipeError, suggest
 
 if TYPE_CHECKING:
     from detloom.detector import Detector
+    from detloom.paths.analysis import Analysis
     from detloom.paths.graph import PathGraph
+    from detloom.paths.meetings import Meeting
 
 __all__ = ["command"]
 
@@ -72,17 +74,7 @@ def command(
     title = f"{Path(recipe).stem}, {form} form"
     graph = _chosen(_traced(detector, is_folded=is_folded, deployed=deployed), outputs)
     analysis, joined = analyse(graph), list(meetings(graph))
-    for file in files:
-        if file.suffix.lower() == PAGE:
-            from detloom.durable import write_text
-            from detloom.paths.page import page
-
-            write_text(file, page(graph, analysis, joined, title))
-        else:
-            from detloom.paths.drawing import sheet
-            from detloom.pictures import write_picture
-
-            write_picture(file, sheet(graph, analysis, title))
+    _draw(files, graph, analysis, joined, title=title)
     if as_json:
         echo_json({"source": recipe, "form": form, **as_data(analysis, joined), "files": [str(file) for file in files]})
         return
@@ -107,6 +99,22 @@ def _check_suffixes(files: tuple[Path, ...]) -> None:
             raise ArtifactError(f"{file}: give --out a name that ends in {PAGE} or {', '.join(PICTURES)}")
         if not file.absolute().parent.is_dir():
             raise ArtifactError(f"{file}: there is no directory {file.parent}; make it first, or choose another place")
+
+
+def _draw(
+    files: tuple[Path, ...], graph: "PathGraph", analysis: "Analysis", joined: "list[Meeting]", *, title: str
+) -> None:
+    """Write each file in the form that its suffix names."""
+    from detloom.durable import write_text
+    from detloom.paths.drawing import sheet
+    from detloom.paths.page import page
+    from detloom.pictures import write_picture
+
+    for file in files:
+        if file.suffix.lower() == PAGE:
+            write_text(file, page(graph, analysis, joined, title))
+        else:
+            write_picture(file, sheet(graph, analysis, title))
 
 
 def _opened(recipe: str, overrides: dict[str, Any], plugins: tuple[Path, ...]) -> "tuple[Detector, bool]":

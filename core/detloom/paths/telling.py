@@ -67,9 +67,10 @@ def counted(paths: int) -> str:
 
 def summary(analysis: Analysis, joined: Sequence[Meeting]) -> Iterator[str]:
     """Yield what can be said in a few lines."""
+    ends = len(analysis.outputs)
     yield (
-        f"{len(analysis.layers)} layers, {len(analysis.outputs)} outputs; longest gradient path {analysis.longest} "
-        f"layers, longest of the shortest {analysis.longest_shortest}"
+        f"{len(analysis.layers)} layers, {ends} output{'s' if ends != 1 else ''}; longest gradient path "
+        f"{analysis.longest} layers, longest of the shortest {analysis.longest_shortest}"
     )
     structures = Counter(each.structure for each in joined)
     yield "; ".join(f"{structure}: {count}" for structure, count in structures.most_common()) or "no flows meet"

@@ -142,6 +142,8 @@ class _Reader:
         # What each link hands on: the index of a node, or the parameters that it follows from.
         self._flow: dict[Link, int] = {}
         self._weights: dict[Link, dict[str, Tensor]] = {}
+        # By identity, since weights that modules share have one name.
+        self._reached: set[int] = set()
 
     def graph(self, results: Sequence[tuple[str, Tensor]], model: nn.Module) -> PathGraph:
         """Return the graph behind the results."""
@@ -158,8 +160,11 @@ class _Reader:
                 f"{type(model).__name__}: no gradient comes from its results to the pictures. Look for a detach, or a "
                 "no_grad around the whole forward pass."
             )
-        met = {node.name for node in self._nodes if node.form == "layer"}
-        unreached = [path for path, module in model.named_modules() if isinstance(module, _LAYERS) and path not in met]
+        unreached = [
+            path
+            for path, module in model.named_modules()
+            if isinstance(module, _LAYERS) and not any(id(each) in self._reached for each in module.parameters())
+        ]
         return merged(PathGraph(tuple(self._nodes), tuple(outputs), tuple(unreached)))
 
     def _ordered(self, starts: Sequence[Link]) -> list[Link]:
@@ -202,6 +207,7 @@ class _Reader:
             return
         operation = link.name().rpartition("::")[2]
         if weights and operation.startswith(_MIXING):
+            self._reached.update(id(each) for each in weights.values())
             self._flow[link] = self._add("layer", _layer_name(weights), flows, link)
             return
         form: Form = "product"
@@ -230,4 +236,5 @@ def _inputs(link: Link) -> list[Link]:
 
 def _layer_name(weights: Mapping[str, Tensor]) -> str:
     """Return the module that owns the largest of a layer's parameters, or its own name where that is no weight."""
-    return max(weights, key=lambda name: weights[name].numel()).removesuffix(".weight")
+    largest = max(weights, key=lambda name: weights[name].numel())
+    return largest.partition(".parametrizations.")[0].removesuffix(".weight")

@@ -49,7 +49,7 @@ def test_output_that_is_chosen_is_the_only_one() -> None:
     result = run("yolov7-tiny", "--output", "lead 8", "--stages")
 
     assert result.exit_code == 0, result.output
-    assert "1 outputs" in result.output
+    assert "1 output;" in result.output
     assert "no gradient comes to: neck.bottom_up.0.down.conv" in result.output
     assert "head 1/16" not in result.output
 
@@ -66,6 +66,14 @@ def test_artifact_has_the_paths_of_its_recipe_and_a_folded_one_those_of_the_depl
     # Each of four RepConvs has two layers while training.
     assert [(each["form"], len(each["layers"])) for each in told.values()] == [("training", 62), ("deployed", 58)]
     assert [each["longest"] for each in told.values()] == [43, 43]
+
+
+def test_deployed_form_of_a_recipe_has_its_repconvs_merged() -> None:
+    changed = ("--set", "backbone.repconv=[1]", "--set", "backbone.repconv_identity=false")
+
+    told = [json.loads(run("yolov7-tiny", *changed, *form, "--json").stdout) for form in ((), ("--deployed",))]
+
+    assert [(each["form"], len(each["layers"])) for each in told] == [("training", 62), ("deployed", 58)]
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,12 @@ def test_layers_of_several_operations_are_one() -> None:
 def test_activation_in_place_and_addition_in_place_are_as_those_beside() -> None:
     def beside(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu(net.first(x))
-        return kept + net.second(kept)
+        made: Tensor = kept + net.second(kept)
+        return made
 
     def in_place(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu_(net.first(x))
-        made = net.second(kept)
+        made: Tensor = net.second(kept)
         made += kept
         return made
 
@@ -97,12 +98,20 @@ def test_layer_that_is_used_twice_is_one_layer_with_two_uses() -> None:
 
 
 def test_weights_that_two_modules_share_are_one_layer() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
     model[1].weight = model[0].weight
 
     graph = trace(model, (8, 8), one_map)
 
     assert [(layer.name, layer.uses) for layer in analyse(graph).layers] == [("0", 2)]
+    assert graph.unreached == ()
+
+
+def test_parametrised_layer_has_the_name_of_its_module() -> None:
+    graph = trace(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))), (8, 8), one_map)
+
+    assert layers(graph) == ["0"]
+    assert graph.unreached == ()
 
 
 def test_nothing_behind_a_detach_is_reached() -> None:
@@ -133,8 +142,9 @@ def test_model_is_left_as_it_was() -> None:
 
 def test_gate_is_told_from_an_activation() -> None:
     def gated(net: Written, x: Tensor) -> Tensor:
-        kept = net.first(x)
-        return kept * net.second(kept).sigmoid()
+        kept: Tensor = net.first(x)
+        gate: Tensor = net.second(kept)
+        return kept * gate.sigmoid()
 
     assert structures(traced(gated)) == ["gate"]
     # x * sigmoid(x) is one function of one flow.

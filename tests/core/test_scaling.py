@@ -17,6 +17,8 @@ from detloom.interfaces import Neck, Scaling
 from detloom.kinds import Kind
 from detloom.recipe import Recipe, load_recipe
 from detloom.structures import Extent, FeatureSpec
+from detloom.study.cells import checked_cells
+from detloom.study.settings import load_study
 from detloom.workshop import Workshop
 
 COMPOUND = {"scaling.use": "compound", "scaling.depth": 2.0, "scaling.width": 1.5}
@@ -204,6 +206,17 @@ def test_plugin_that_breaks_its_contract_is_named(
 ) -> None:
     with pytest.raises(PluginError, match=expected):
         load_recipe("demo", overrides, shop=shop_with(**offers))
+
+
+def test_cells_of_a_study_differ_in_a_factor(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        'recipe = "demo"\ndata = "data"\n[cells.twice]\n[cells.thrice]\n"scaling.depth" = 3.0\n'
+        '[overrides]\n"scaling.use" = "depth"\n"scaling.depth" = 2.0\n'
+    )
+
+    cells = checked_cells(load_study(tmp_path / "study.toml"), num_classes=2)
+
+    assert [cell.recipe.tables[Kind.NECK]["depth"] for cell in cells if cell.recipe] == [4, 6]
 
 
 def test_both_forms_are_shown_and_each_is_a_recipe(tmp_path: Path) -> None:

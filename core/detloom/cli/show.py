@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
+from detloom.kinds import Kind
 from detloom.recipe import Recipe, load_recipe
 
 __all__ = ["command"]
@@ -28,7 +29,8 @@ def command(
     A recipe with [scaling] is shown as it is written; what scaling makes of it follows in comments.
     """
     given = load_recipe(recipe, overrides, plugins=plugins, scale=False)
-    made = load_recipe(given)
+    has_scaling = Kind.SCALING in given.tables
+    made = load_recipe(given) if has_scaling else given
     resolved = made if scaled else given
     if as_json:
         echo_json(
@@ -48,7 +50,7 @@ def command(
             click.secho(f"# {source}", dim=True)
     else:
         click.echo(resolved.to_toml(), nl=False)
-    if not as_json and not scaled and given is not made:
+    if not as_json and not scaled and has_scaling:
         click.echo("\n# What [scaling] makes of it, and from what; --scaled shows the whole:")
         for key, (before, after) in _changes(given, made):
             click.echo(f"# {key} = {_toml(after)}  # from {_toml(before)}")

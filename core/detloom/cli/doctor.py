@@ -113,6 +113,7 @@ def _plugins(shop: Workshop) -> dict[str, Any]:
 def _kit(shop: Workshop) -> Iterator[dict[str, Any]]:
     """Yield what the kit finds of each component of third parties."""
     from detloom.testing import checks_of
+    from detloom.testing.drawing import leaving_nothing
 
     for kind, name, cls in shop.third_party_components():
         found: dict[str, Any] = {"kind": kind, "name": name, "plugin": shop.provider(kind, name)}
@@ -125,13 +126,14 @@ def _kit(shop: Workshop) -> Iterator[dict[str, Any]]:
             unchecked = f"they need an example, which the plugin's own tests have: {', '.join(waiting)}"
             checks = [check for check in checks if not check.lacks_example]
         failures = []
-        for check in checks:
-            try:
-                check()
-            except AssertionError as error:
-                failures.append(str(error))
-            except SkipTest as skipped:
-                unchecked = str(skipped)
+        with leaving_nothing():
+            for check in checks:
+                try:
+                    check()
+                except AssertionError as error:
+                    failures.append(str(error))
+                except SkipTest as skipped:
+                    unchecked = str(skipped)
         yield {**found, "checks": len(checks), "failures": failures, "unchecked": unchecked}
 
 

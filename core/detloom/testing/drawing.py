@@ -1,18 +1,32 @@
 """Cases that Hypothesis draws, shrinks to the smallest that shows a mistake, and tells in words.
 
-The same cases are drawn in every run, so that a check that fails fails again, with the same case.
+The same cases are drawn whenever the same tests run, so that a check that fails fails again. Other cases may be drawn
+where other modules are imported: Hypothesis takes some numbers from the constants of the code that it tests.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import Flaky
 
 from detloom.testing.batches import SIZE, Layout, Row
 
-__all__ = ["HEADS", "PICTURES", "Case", "Pictures", "counted", "holds_for_drawn", "num_classes_of", "told"]
+__all__ = [
+    "HEADS",
+    "PICTURES",
+    "Case",
+    "Pictures",
+    "counted",
+    "holds_for_drawn",
+    "leaving_nothing",
+    "num_classes_of",
+    "told",
+]
 
 
 class Case(Protocol):
@@ -41,6 +55,7 @@ RUN = settings(
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
+    print_blob=False,
     verbosity=Verbosity.quiet,
 )
 
@@ -87,6 +102,17 @@ class _SmallEnough(BaseException):
     """Enough was tried to make a case smaller; no error, which Hypothesis would take for another mistake."""
 
 
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Keep what Hypothesis writes for its next run out of the present folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(None)
+
+
 def counted(number: int, one: str, several: str) -> str:
     """Return a number of things in words."""
     return f"{number} {one if number == 1 else several}"
@@ -106,7 +132,7 @@ def told(pictures: Pictures, size: tuple[int, int] = SIZE) -> str:
     return "\n".join(lines)
 
 
-# The simplest first: what is found is told with the first that shows it.
+# The simplest first, which Hypothesis prefers among those that show a mistake.
 HEADS = tuple(
     Layout(levels, anchors, objectness, bins)
     for bins in (0, 5)
@@ -170,7 +196,7 @@ HEIGHT, WIDTH = SIZE
 ORDINARY = _objects(_inside(WIDTH), _inside(HEIGHT))
 THIN_X, THIN_Y = _inside(WIDTH, 1, 1), _inside(HEIGHT, 1, 1)
 
-PICTURES: dict[str, st.SearchStrategy[Pictures]] = {
+PICTURES: Mapping[str, st.SearchStrategy[Pictures]] = {
     "ordinary": _pictures(ORDINARY),
     "none in some images": st.tuples(_pictures(ORDINARY), st.integers(0, 3)).map(_some_empty),
     "equal": st.tuples(_pictures(ORDINARY), LABELS).map(_one_twice),

@@ -1,17 +1,20 @@
-"""Cases are drawn alike in every run, shrunk, and told in words."""
+"""Cases are drawn alike, made small, and told in words."""
 # ruff: noqa: ARG002 - the wrong ones override a method whose arguments each uses in part
 
 import importlib.util
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis.configuration import storage_directory
 
 import detloom.testing
 from detloom.errors import PluginError
 from detloom.interfaces import Assigner
 from detloom.structures import Assignment, Predictions, Targets
+from detloom.testing.drawing import leaving_nothing
 
 
 class CornerAssigner(Assigner):
@@ -82,7 +85,7 @@ def test_case_is_made_small_and_told_in_words() -> None:
     )
 
 
-def test_same_cases_are_drawn_in_every_run() -> None:
+def test_same_cases_are_drawn_again() -> None:
     first, again = (broken_by(PairlessAssigner, "objects_at_the_border_are_served") for _ in range(2))
 
     assert first == again
@@ -99,6 +102,19 @@ def test_what_is_not_shown_again_is_said_to_be() -> None:
 
     assert "it is the first call\n" in told
     assert told.endswith("Given again it does not show it: keep no state, draw no random numbers")
+
+
+def test_what_hypothesis_keeps_is_left_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with leaving_nothing():
+        kept = storage_directory("examples")
+        kept.create_if_missing()
+        was_there = kept.path.is_dir()
+
+    assert was_there
+    assert not kept.path.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_kit_without_hypothesis_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ def golden_picture(height: int, width: int) -> np.ndarray:
 
 def test_every_golden_picture_is_placed_and_painted_the_same(shared: Callable[[str], Path]) -> None:
     golden = json.loads(shared("golden/post/letterbox-shared.json").read_text())
+    # OpenCV, which makes the pictures too, rounds otherwise on other processors. The first row is a picture as it is.
+    same_rounding = hashlib.sha256(golden_picture(480, 640).tobytes()).hexdigest() == golden["rows"][0]["sha256"]
 
     for row in golden["rows"]:
         height, width = row["image_hw"]
@@ -49,8 +51,7 @@ def test_every_golden_picture_is_placed_and_painted_the_same(shared: Callable[[s
         wanted = np.full_like(canvas, 114)
         wanted[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
         assert (canvas == wanted).all()
-        if letterbox.resized == (height, width):
-            # Where OpenCV interpolates, it rounds otherwise on other processors.
+        if same_rounding:
             assert hashlib.sha256(canvas.tobytes()).hexdigest() == row["sha256"]
 
 

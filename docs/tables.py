@@ -1,9 +1,10 @@
-"""Write the tables of components into the documents: ``python docs/tables.py``.
+"""Write the tables of components and of the kit into the documents: ``python docs/tables.py``.
 
-They come from the catalogue and from the components' own docstrings, so that they cannot disagree
-with the code; a test holds that they are up to date.
+They come from the catalogue, from the components' own docstrings and from the tests of the kit, so that they
+cannot disagree with the code; a test holds that they are up to date.
 """
 
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -14,15 +15,23 @@ from typing import Any, get_type_hints
 from detloom.catalogue import RECIPE, Row, bundled_rows
 from detloom.kinds import Kind
 from detloom.recipe import PLAIN_SECTIONS, load_recipe
-from detloom.workshop import Workshop
+from detloom.testing import CHECKS
+from detloom.workshop import Workshop, contracts
 
-__all__ = ["main", "pages"]
+__all__ = ["main", "mistakes", "pages"]
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- written by docs/tables.py: begin -->", "<!-- end -->"
 HEAD = """# Components
 
 Written by `docs/tables.py` from the catalogue and the components themselves; `detloom info KIND NAME` prints the same.
+"""
+HEAD_OF_KIT = """# The checks of the conformance kit
+
+Written by `docs/tables.py` from the kit and its tests. [Testing a plugin](plugins.md#testing-a-plugin) says how to run
+the kit; this page has every check, what it is for, and how we know that it sees something: a component that is wrong in
+one way, which this check catches and no other check of its kind does, with a part of what the author is told.
+`tests/core/testing` holds all three, for every row.
 """
 ORDER = (*(str(kind) for kind in Kind), RECIPE)
 
@@ -42,7 +51,26 @@ def pages() -> dict[Path, str]:
         provenance: _between_marks(provenance, _sources(rows)),
         recipes: _between_marks(recipes, _plain_sections()),
         ROOT / "docs" / "components.md": _reference(rows),
+        ROOT / "docs" / "kit.md": _checks(),
     }
+
+
+def mistakes() -> dict[Kind, dict[str, tuple[type[Any], str]]]:
+    """Return, for each kind and check, the component that it alone catches, and a part of the complaint.
+
+    They are the tables ``WRONG`` of the tests of the kit.
+    """
+    found: dict[Kind, dict[str, tuple[type[Any], str]]] = {}
+    for path in sorted((ROOT / "tests" / "core" / "testing").glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(f"mistakes_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for check, (cls, told, *_) in getattr(module, "WRONG", {}).items():
+            kind = next(kind for kind, base in contracts().items() if issubclass(cls, base))
+            found.setdefault(kind, {})[check] = (cls, told)
+    return found
 
 
 def _between_marks(path: Path, text: str) -> str:
@@ -90,6 +118,26 @@ def _reference(rows: list[Row]) -> str:
             else:
                 parts.append(_component(shop.component(Kind(kind), row.name)))
     return "".join(parts)
+
+
+def _checks() -> str:
+    wrong = mistakes()
+    parts = [HEAD_OF_KIT]
+    for kind, checks in CHECKS.items():
+        parts.append(f"\n## {kind}\n\n| check | what for | a component that it alone catches | its author is told |\n")
+        parts.append("|---|---|---|---|\n")
+        for check in checks:
+            cls, told = wrong[kind][check.__name__]
+            if "__doc__" not in vars(cls):
+                raise ValueError(f"{cls.__name__} says in no docstring what is wrong with it")
+            cells = (check.__name__.replace("_", " "), _first(check), f"`{cls.__name__}`: {_first(cls)}", f"`{told}`")
+            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
+    return "".join(parts)
+
+
+def _first(documented: object) -> str:
+    """Return the first line of a docstring."""
+    return _code((inspect.getdoc(documented) or "").partition("\n")[0])
 
 
 def _component(cls: type[Any]) -> str:

@@ -8,12 +8,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from detloom.assembly import assemble
 from detloom.catalogue import bundled_rows
+from detloom.foreign import ForeignCheckpoint, ForeignModule
 from detloom.kinds import Kind
+from detloom.recipe import Recipe, load_recipe
 from detloom.testing import CHECKS, Check, checks_of, parametrize_with_checks
 from detloom.workshop import workshop
 from detloom_plugins.anchor_head import ImplicitConv
@@ -22,10 +26,20 @@ from detloom_plugins.atss import AtssAssigner
 from detloom_plugins.csp import Bottleneck
 from detloom_plugins.dynamic_k import Yolov7Assigner
 from detloom_plugins.hungarian import HungarianAssigner
-from detloom_plugins.layers import ConvBlock, Elan, RepConv, SummedElan
+from detloom_plugins.layers import ConvBlock, Elan, RepConv, SpaceToDepth, SummedElan
 from detloom_plugins.max_iou import MaxIouAssigner
+from detloom_plugins.yolov7_layers import published_layers
 
 SMALL = {"widths": (8, 8, 16, 16)}
+NARROW_DEMO = {
+    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
+    "backbone.hidden": [4, 4, 8, 8],
+    "backbone.widths": [8, 8, 16, 16],
+    "neck.hidden": [4, 4, 8],
+    "neck.widths": [8, 8, 16],
+    "neck.outputs": [8, 16, 16],
+    "head.implicit": False,
+}
 # Settings of components that need some, and of those that are worth a run beside the defaults.
 SETTINGS: Mapping[tuple[str, str], list[dict[str, Any]]] = {
     ("anchors", "evolved-kmeans"): [{"generations": 20, "starts": 1}],
@@ -112,18 +126,65 @@ def small_dataset() -> Path:
     return root
 
 
-# What a pass folds, or a reader reads.
+class Maths(nn.Module):
+    """A function in the place of a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.function(x_BCHW)
+
+
+def pyramid(x_BCHW: Tensor) -> Tensor:
+    return torch.cat([functional.max_pool2d(x_BCHW, window, 1, window // 2) for window in (5, 9, 13)], dim=1)
+
+
+def published_checkpoint() -> tuple[ForeignCheckpoint, Recipe]:
+    """Return a network of the YOLOv7 family as published files have it: numbered layers, some of them described."""
+    recipe = load_recipe("demo", {"head.num_classes": 2})
+    detector = assemble(recipe)
+    layers = published_layers(detector, lambda _name: False)
+    tensors: dict[str, Tensor] = {}
+    for number, layer in enumerate(layers):
+        for part, path in layer.modules.items():
+            own = detector.get_submodule(path).state_dict()
+            tensors |= {".".join(filter(None, (f"model.{number}", part, name))): each for name, each in own.items()}
+        tensors |= {f"model.{number}.{name}": detector.state_dict()[ours] for name, ours in layer.tensors.items()}
+    modules = {
+        "": ForeignModule("models.yolo.Model", {"names": ["cat", "dog"]}),
+        "model.0": ForeignModule("models.common.Conv", {"f": -1}),
+        "model.0.act": ForeignModule("torch.nn.modules.activation.LeakyReLU", {"negative_slope": 0.1}),
+    }
+    return ForeignCheckpoint(Path("published.pt"), "", tensors, modules), recipe
+
+
+def saved_state() -> tuple[ForeignCheckpoint, Recipe]:
+    """Return what ``state_dict()`` of a detector gives."""
+    recipe = load_recipe("demo", {"head.num_classes": 2})
+    return ForeignCheckpoint(Path("state.pt"), "", assemble(recipe).state_dict(), {}), recipe
+
+
+# What a pass folds, a reader reads, or an importer imports.
 EXAMPLES: Mapping[tuple[str, str], Callable[[], Any]] = {
     ("dataset", "coco"): lambda: small_dataset() / "coco",
     ("dataset", "voc"): lambda: small_dataset() / "voc",
     ("dataset", "yolo"): lambda: small_dataset() / "yolo",
+    ("importer", "own-names"): saved_state,
+    ("importer", "yolov7"): published_checkpoint,
     ("reparam", "drop-auxiliary"): lambda: assemble("demo", {"neck.auxiliary": [8, 8, 8]}, num_classes=2),
+    ("reparam", "equalise"): lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1), nn.Conv2d(4, 2, 1)),
     ("reparam", "fold-implicit"): lambda: nn.Sequential(nn.ReLU(), ImplicitConv(nn.Conv2d(3, 4, 1))),
     ("reparam", "merge-e-elan"): lambda: nn.Sequential(
         ConvBlock(3, 4), SummedElan([Elan(4, 6, hidden=4, width=4, depth=2) for _ in range(2)])
     ),
     ("reparam", "merge-repconv"): lambda: nn.Sequential(RepConv(3, 4, 2), RepConv(4, 4), ConvBlock(4, 4)),
     ("reparam", "plan-repconv"): lambda: Bottleneck(3, hidden=3, repconv=True),
+    ("reparam", "raw-outputs"): lambda: assemble("demo", NARROW_DEMO, num_classes=2),
+    ("reparam", "space-to-depth-conv"): lambda: nn.Sequential(SpaceToDepth(), ConvBlock(12, 4, 3)),
+    ("reparam", "spp-cascade"): lambda: nn.Sequential(nn.Conv2d(3, 2, 1), Maths(pyramid)),
+    ("reparam", "square"): lambda: nn.Sequential(nn.Conv2d(3, 2, 1), Maths(lambda x_BCHW: x_BCHW**2)),
 }
 
 

@@ -24,6 +24,9 @@ from detloom.kinds import Kind
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.structures import Detections, Predictions, Priors, Targets
+from detloom.study.cells import checked_cells
+from detloom.study.settings import load_study
+from detloom.testing import CHECKS
 from detloom.workshop import workshop
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +91,12 @@ def test_tables_of_components_are_those_of_the_catalogue() -> None:
     ]
 
     assert stale == [], "run `python docs/tables.py`"
+
+
+def test_every_check_of_the_kit_has_a_mistake_that_shows_what_it_is_for() -> None:
+    mistakes = {kind: set(wrong) for kind, wrong in load_tables().mistakes().items()}
+
+    assert mistakes == {kind: {check.__name__ for check in checks} for kind, checks in CHECKS.items()}
 
 
 def test_every_row_of_the_catalogue_is_in_the_readme_and_has_a_heading_and_a_source() -> None:
@@ -289,7 +298,7 @@ def test_the_readme_and_the_script_run_the_same_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
-    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest\n' in readme
+    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/pytest -n auto\n' in readme
     assert 'pip install --quiet -e ".[test]"\npytest' in script
 
 
@@ -342,7 +351,19 @@ def test_the_tutorial_of_plugins_quotes_the_example() -> None:
     assert all(text in source for text in (imports, component, hook))
     assert component.startswith("class CentreAssigner")
     assert sum(text.split("\n\n\n")[-1] in own[1] for text in python[3:]) == 1
-    assert [text in file for text, file in zip(toml, files, strict=True)] == [True, True]
+    assert [text in file for text, file in zip(toml[:2], files, strict=True)] == [True, True]
+
+
+def test_the_study_of_the_tutorial_of_plugins_can_be_run(tmp_path: Path) -> None:
+    plugin = ROOT / "examples" / "detloom-centre-assigner" / "src" / "detloom_centre" / "__init__.py"
+    (tmp_path / "study.toml").write_text(blocks(DOCS / "tutorial-plugin.md", "toml")[2], encoding="utf-8")
+    workshop.cache_clear()
+
+    cells = checked_cells(load_study(tmp_path / "study.toml", plugins=[plugin]), num_classes=5)
+
+    workshop.cache_clear()
+    assert [cell.name for cell in cells] == ["yolov7", "simota", "centre", "centre(radius=2.5)"]
+    assert [cell.reason for cell in cells] == [""] * 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -310,16 +310,19 @@ def _missing(artifact: Artifact, shop: Workshop) -> str:
             wanted.add(distribution)
     if not wanted:
         return ""
+    off = [plugin for plugin in shop.plugins() if plugin.is_disabled]
+    if idle := [plugin.name for plugin in off if plugin.distribution in wanted]:
+        lines.append(f"  It is installed: take {', '.join(idle)} out of {DISABLE_VARIABLE}")
     # An artifact may say anything; what does not look like a distribution is not to be pasted into a shell.
-    pinned = sorted(each.replace(" ", "==") for each in wanted if DISTRIBUTION.fullmatch(each))
+    lacking = wanted.difference(plugin.distribution for plugin in off)
+    pinned = sorted(each.replace(" ", "==") for each in lacking if DISTRIBUTION.fullmatch(each))
     if pinned:
         lines.append(f"  Install: pip install {' '.join(pinned)}")
     lines += [f"  {line}" for hint in plugin_hint(artifact.recipe, shop) for line in hint.split("\n")]
     if NO_DISTRIBUTION in wanted:
         lines.append("  What came with no distribution is code of its author's own; ask where it is.")
-    off = [plugin.name for plugin in shop.plugins() if plugin.is_disabled]
     lines += [f"  {plugin.fault}" for plugin in shop.plugins() if plugin.fault]
-    lines += [f"  switched off by {DISABLE_VARIABLE}: {', '.join(off)}"] if off else []
+    lines += [f"  switched off by {DISABLE_VARIABLE}: {', '.join(plugin.name for plugin in off)}"] if off else []
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +21,10 @@ from detloom.interfaces import Assigner, Backbone, Criterion, Head, Neck, Repara
 from detloom.kinds import Kind
 from detloom.recipe import OBSERVERS, PASSES, SINGLE_KINDS, USE, Recipe, load_recipe, plugin_hint, resolve_recipe
 from detloom.reparam import fold
+from detloom.scaling import changes, scaled, scaling_explained
 from detloom.settings import validated
 from detloom.shapes import ShapesOnly, shapes_only
+from detloom.wiring import breaks_located
 from detloom.workshop import Workshop, workshop
 
 __all__ = ["DEFAULT_CLASSES", "CheckReport", "assemble", "build", "check"]
@@ -60,7 +62,13 @@ def assemble(
         RecipeError: All mistakes together, each with its file and table.
     """
     shop = shop or workshop()
-    recipe = load_recipe(source, overrides, plugins=plugins, shop=shop)
+    given = load_recipe(source, overrides, plugins=plugins, shop=shop, scale=False)
+    recipe = scaled(given, shop)
+    with scaling_explained(given, recipe, shop):
+        return _assembled(recipe, shop, num_classes, names)
+
+
+def _assembled(recipe: Recipe, shop: Workshop, num_classes: int | None, names: Sequence[str] | None) -> Detector:
     count = _class_count(recipe, num_classes, names)
     slots = _Slots(recipe, shop)
     complaints = slots.complaints((*REQUIRED, Kind.NECK))
@@ -113,6 +121,7 @@ class CheckReport:
         training_gflops: Operations of one picture in 1e9, a multiply-add as two, convolutions and products alone.
         deployed_gflops: The same after the passes.
         warnings: What works, but probably not as meant.
+        scaling: The settings that ``[scaling]`` changed, by dotted key: as given, and as made.
     """
 
     recipe: str
@@ -124,6 +133,7 @@ class CheckReport:
     training_gflops: float
     deployed_gflops: float
     warnings: tuple[str, ...]
+    scaling: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def check(
@@ -140,11 +150,18 @@ def check(
         RecipeError: All mistakes together.
     """
     shop = shop or workshop()
-    recipe, complaints = resolve_recipe(source, overrides, shop, plugins)
-    complaints += (*_Slots(recipe, shop).complaints(SINGLE_KINDS), *_plain_complaints(recipe))
+    given, complaints = resolve_recipe(source, overrides, shop, plugins)
+    complaints += (*_Slots(given, shop).complaints(SINGLE_KINDS), *_plain_complaints(given))
     if complaints:
         # A name is looked up with the structure and again with its settings.
         raise RecipeError("\n".join((*dict.fromkeys(complaints), BUILT_LATER)))
+    recipe = scaled(given, shop)
+    with scaling_explained(given, recipe, shop):
+        report = _checked(recipe, shop, num_classes)
+    return replace(report, scaling=changes(given, recipe, shop))
+
+
+def _checked(recipe: Recipe, shop: Workshop, num_classes: int | None) -> CheckReport:
     with shapes_only() as counter:
         detector = assemble(without_initial_weights(recipe, shop), num_classes=num_classes, shop=shop)
         size = recipe.data.image_size
@@ -154,9 +171,9 @@ def check(
         if complaints:
             raise RecipeError("\n".join(complaints))
         # The training form is counted with its auxiliary branches, but without batch statistics.
-        training = _count(detector.train(), image_BCHW, counter)
+        training = _count(recipe.name, detector.train(), image_BCHW, counter)
         folded, report = fold(detector, detector.passes)
-        deployed = _count(folded, image_BCHW, counter)
+        deployed = _count(recipe.name, folded, image_BCHW, counter)
     return CheckReport(
         recipe=recipe.name,
         num_classes=detector.head.num_classes,
@@ -303,9 +320,9 @@ def _complaints_of_built(recipe: Recipe, detector: Detector, height: int, width:
             )
 
 
-def _count(detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:
+def _count(name: str, detector: Detector, image_BCHW: Tensor, counter: ShapesOnly) -> tuple[int, float]:
     before = counter.operations
-    with _statistics_kept(detector), torch.no_grad():
+    with _statistics_kept(detector), torch.no_grad(), breaks_located(detector, name):
         detector(image_BCHW)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     return parameters, (counter.operations - before) / 1e9

@@ -28,6 +28,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {
     Kind.CRITERION: ("Cross-entropy and GIoU", "Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1"),
     Kind.DATASET: ("Comma-separated values", "RFC 4180"),
     Kind.EMA: ("The mean of all steps, then exponential", "Polyak and Juditsky 1992"),
+    Kind.EXPORTER: ("Instructions for a made-up accelerator", "torch.export's operators"),
     Kind.HEAD: ("One convolution a level, anchor-free", "Ge et al. 2021, arXiv:2107.08430, section 2.1"),
     Kind.NECK: ("A feature pyramid of one width", "Lin et al. 2017, arXiv:1612.03144, section 3"),
     Kind.REPARAM: ("Two 1x1 convolutions in a row as one", "Ding et al. 2021, arXiv:2103.13425, section 3.2"),
@@ -119,6 +120,11 @@ def _check_name(name: str, kind: str, component: str, shop: Workshop) -> None:
         raise PluginError(f"'{name}': '{package}' is a word of Python itself; choose another, as {PREFIX}{name}")
     if importlib.util.find_spec(package) is not None:
         raise PluginError(f"'{name}': a package '{package}' is installed already; choose another name")
+    if not component[0].isalpha():
+        raise PluginError(
+            f"'{name}': no class can be named after '{component}', which begins with a digit; put a word before it, as "
+            f"{PREFIX}my-{component}-{kind}"
+        )
     if component in shop.names(kind):
         raise PluginError(
             f"'{name}': recipes would call it '{component}', a name that another {kind} has; choose another name"

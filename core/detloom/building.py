@@ -4,6 +4,7 @@ A setting typed as a contract (``inner: Assigner``) is a component of its own, w
 with ``use``; a wrapper around any assigner needs no more than that.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -66,6 +67,14 @@ def settings_complaints(kind: Kind, table: Mapping[str, Any], where: Callable[[s
         return [str(error)]
     others = tuple(ASSEMBLER_SETTINGS.get(kind, {}))
     complaints = validated(settings_model(cls), _settings(kind, table), where, others)[1]
+    complaints += [
+        f"{where(name)}: {cls.__name__} takes '{name}' by position, and settings are keyword-only; "
+        f"its author must write (self, *, {name}=...)"
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name in table
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is not parameter.empty
+    ]
     for setting, inner in nested_components(cls).items():
         nested = table.get(setting)
         if isinstance(nested, Mapping):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.structures import (
     Assignment,
     Detections,
+    Extent,
     FeatureSpec,
     HeadMaps,
     HeadTraits,
@@ -51,6 +52,7 @@ __all__ = [
     "Neck",
     "Observer",
     "ReparamPass",
+    "Scaling",
 ]
 
 
@@ -59,9 +61,13 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         out_specs: One for each level returned, finest first.
+        extents: What the class says of its settings, for scaling: the settings that are depths or widths, by name; for
+            members of a list ``*`` stands for each and a number for a place, as ``"stem.*.2"``. Empty where none of
+            them are; None, for nothing said, is refused by scalings.
     """
 
     out_specs: tuple[FeatureSpec, ...]
+    extents: ClassVar[Mapping[str, Extent] | None] = None
 
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
@@ -73,9 +79,11 @@ class Neck(nn.Module, ABC):
 
     Attributes:
         out_specs: One for each level returned: lead levels finest first, then auxiliary ones.
+        extents: As for a backbone.
     """
 
     out_specs: tuple[FeatureSpec, ...]
+    extents: ClassVar[Mapping[str, Extent] | None] = None
 
     @abstractmethod
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -94,10 +102,12 @@ class Head(nn.Module, ABC):
     Attributes:
         num_classes: As given.
         traits: What assigners and criteria may ask of this head.
+        extents: As for a backbone; sizes of anchors are lengths.
     """
 
     num_classes: int
     traits: HeadTraits
+    extents: ClassVar[Mapping[str, Extent] | None] = None
 
     @abstractmethod
     def forward(self, levels: Sequence[Tensor]) -> HeadMaps:
@@ -354,11 +364,13 @@ class Exporter(ABC):
         targets: Names of devices, each with the settings that stand for it; may be empty.
         passes: Names of the reparam passes that the folded detector goes through before it comes here.
         calibrates: Whether pictures are needed to find the ranges of numbers.
+        packages: Names of distributions whose versions belong in the report.
     """
 
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     passes: tuple[str, ...] = ()
     calibrates: bool = False
+    packages: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -392,4 +404,29 @@ class Exporter(ABC):
 
         A stage is ``float`` or ``int8`` for files that a runtime runs here, ``simulator`` for arithmetic that is the
         chip's to the bit; others may be named. Empty where nothing here can run them.
+        """
+
+
+class Scaling(ABC):
+    """A network to a larger or smaller one of its design: ``__init__(*, settings)``.
+
+    The core asks it before anything is built: what comes out is an ordinary recipe, which an artifact carries.
+
+    Attributes:
+        changes: What it may change. All components of the network must say which of their settings are that.
+    """
+
+    changes: frozenset[Extent]
+
+    @abstractmethod
+    def scale(self, tables: Mapping[str, Any], extents: Mapping[str, Extent]) -> dict[str, Any]:
+        """Return the settings that change, by section and name, as ``{"backbone.depth": 6}``; changes nothing itself.
+
+        ``detloom.ops.scaling`` has the arithmetic.
+
+        Args:
+            tables: The recipe's sections; measured settings that it leaves out have their defaults.
+            extents: What is measured, by path: section, setting and, for members of a list, ``*`` for each or a
+                number for a place. What stands at a path is a number or a list, whose numbers are all meant. A 0
+                stands for a part that is not there.
         """

@@ -21,3 +21,4 @@ class Kind(StrEnum):
     OBSERVER = "observer"
     IMPORTER = "importer"
     EXPORTER = "exporter"
+    SCALING = "scaling"

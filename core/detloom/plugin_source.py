@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ __all__ = [
     "api_complaint",
     "line_of",
     "load_plugin_file",
+    "plugin_options",
     "read_plugin_file",
     "short_name",
     "source_of",
@@ -73,6 +75,13 @@ def short_name(path: Path | str) -> str:
     return f"{path.parent.name}/{path.name}" if path.name == "__init__.py" and path.parent.name else path.name
 
 
+def plugin_options(files: Iterable[Path | str]) -> tuple[str, ...]:
+    """Return the options that give a command these files, each by its way from here where it lies below."""
+    here = Path.cwd()
+    paths = [path.relative_to(here) if path.is_relative_to(here) else path for path in map(Path, files)]
+    return tuple(word for path in paths for word in ("--plugin", str(path)))
+
+
 def read_plugin_file(path: Path) -> PluginFile:
     """Return a plugin's file, not run.
 
@@ -80,7 +89,7 @@ def read_plugin_file(path: Path) -> PluginFile:
         PluginError: It is not there, cannot be read, or is no Python file.
     """
     if path.suffix != ".py":
-        raise PluginError(f"{path}: a plugin that is a file ends in .py; one that is installed needs not be named")
+        raise PluginError(f"{path}: a plugin that is a file ends in .py; one that is installed need not be named")
     try:
         source = path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Whether two models give the same: their outputs on one input, and parts of them on the inputs that one has.
 
 Every output is held against the other model's. What holds no tensor, or something that cannot be compared, proves
-nothing and is an error.
+nothing and is an error. Maps of a head that hold some of a level's outputs are compared put together.
 """
 
 import copy
@@ -18,6 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from detloom.detector import Detector
 from detloom.errors import PluginError
+from detloom.interfaces import Head
+from detloom.ops.maps import whole_maps
 from detloom.structures import HeadMaps
 
 __all__ = ["Comparison", "Difference", "Run", "badness", "called", "compare", "default_run", "named_tensors"]
@@ -95,8 +97,10 @@ def compare(
     modules = []
     for path in sorted(calls.outputs):
         args, kwargs = calls.inputs[path]
-        again = _again(partial(folded.get_submodule(path), *args, **kwargs), path, blame(path))
-        worst = max(_differences(calls.outputs[path], again, path, precision, tolerance), key=badness)
+        part = folded.get_submodule(path)
+        again = _together(part, _again(partial(part, *args, **kwargs), path, blame(path)))
+        before = _together(original.get_submodule(path), calls.outputs[path])
+        worst = max(_differences(before, again, path, precision, tolerance), key=badness)
         modules.append(replace(worst, where=path))
     return Comparison(tuple(modules), tuple(_differences(expected, found, "output", precision, tolerance)))
 
@@ -123,8 +127,9 @@ def default_run(model: nn.Module, example: Tensor) -> object:
     if isinstance(model, Detector) and isinstance(output, HeadMaps):
         predictions = model.head.decode(output.lead)
         # In cells, as boxes are predicted: a corner near 0 of a box across the picture has the rounding of its size.
-        return {"maps": output, "boxes_in_cells": predictions.boxes_BP4 / predictions.priors.strides_P[:, None]}
-    return output
+        boxes_in_cells = predictions.boxes_BP4 / predictions.priors.strides_P[:, None]
+        return {"maps": _together(model.head, output), "boxes_in_cells": boxes_in_cells}
+    return _together(model, output)
 
 
 def badness(difference: Difference) -> float:
@@ -139,6 +144,13 @@ def named_tensors(value: object, where: str) -> list[tuple[str, Tensor]]:
         PluginError: There is something in it of which it is not known whether it holds tensors.
     """
     return [(name, leaf) for name, leaf in _leaves(value, where) if isinstance(leaf, Tensor)]
+
+
+def _together(module: nn.Module, output: object) -> object:
+    """Return what a module gave; of a head with several maps a level, one of each."""
+    if not isinstance(module, Head) or not isinstance(output, HeadMaps) or len(output.lead) == module.traits.levels:
+        return output
+    return replace(output, lead=whole_maps(module.decode_spec(), output.lead))
 
 
 class _Calls:

@@ -3,8 +3,8 @@
 A recipe may extend another (``extends = "yolov7-tiny"``, or a path relative to the file). Tables
 merge key by key; a table whose ``use`` changes is replaced whole, so that no setting of the old
 component is left; arrays are replaced whole. Overrides (``--set assigner.use=atss``) are one more
-layer of the same kind. Names and structure are checked here, without importing any component;
-the settings of components are checked when they are built.
+layer of the same kind. Names and structure are checked here, without importing any component,
+unless there is a ``[scaling]``; the settings of components are checked when they are built.
 
 ``plugins = ["my_assigner.py"]`` names files of plugins, by paths relative to the recipe's own file.
 They are run when a recipe is read from its file, and never for one that an artifact or a run carries.
@@ -12,7 +12,7 @@ They are run when a recipe is read from its file, and never for one that an arti
 
 import copy
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ PASSES = "passes"
 OBSERVERS = "observers"
 SUMMARY = "summary"
 PLUGINS = "plugins"
-SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER))
+SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER, Kind.EXPORTER))
 SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
 # What TOML's arrays, tables and quoted texts begin with.
 OPENINGS = tuple("[{\"'")
@@ -162,23 +162,32 @@ def load_recipe(
     *,
     plugins: Sequence[str | Path] = (),
     shop: Workshop | None = None,
+    scale: bool = True,
 ) -> Recipe:
-    """Return a resolved recipe, its names and structure checked.
+    """Return a resolved recipe, its names and structure checked, and scaled where it has ``[scaling]``.
 
     Args:
         source: A bundled name, a path, or a recipe.
         overrides: Values by dotted key, as ``{"assigner.use": "atss"}``.
         plugins: Files of plugins that are run, beside those that a recipe's file names.
         shop: Where names are looked up; the environment's workshop when not given.
+        scale: Replace ``[scaling]`` by what it makes of the other sections, after all overrides; false leaves it as it
+            is, for those who show it, or have more overrides.
 
     Raises:
         RecipeError: All mistakes together, each with its file and table.
         PluginError: The file of a plugin cannot be used.
     """
-    recipe, complaints = resolve_recipe(source, overrides, shop or workshop(), plugins)
+    shop = shop or workshop()
+    recipe, complaints = resolve_recipe(source, overrides, shop, plugins)
     if complaints:
         raise RecipeError("\n".join(complaints))
-    return recipe
+    if not scale or Kind.SCALING not in recipe.tables:
+        return recipe
+    # It imports the components, and with them torch.
+    from detloom.scaling import scaled
+
+    return scaled(recipe, shop)
 
 
 def resolve_recipe(
@@ -206,8 +215,9 @@ def resolve_recipe(
             f"{OVERRIDE}: {overrides!r} is no table of values by dotted key; write "
             '{"head.num_classes": 3, "assigner.use": "atss"}'
         )
-    recipe = source if isinstance(source, Recipe) else _read(source, shop)
-    recipe = recipe.with_plugins([shop.load_file(path).path for path in plugins])
+    given = [shop.load_file(path).path for path in plugins]
+    recipe = source if isinstance(source, Recipe) else _read(source, shop, {short_name(path) for path in given})
+    recipe = recipe.with_plugins(given)
     if overrides:
         recipe = recipe.with_overrides(overrides)
     complaints = _complaints(recipe, shop)
@@ -264,7 +274,8 @@ def parse_value(text: str, *, given: str, example: str) -> Any:
         return value
 
 
-def _read(source: str | Path, shop: Workshop) -> Recipe:
+def _read(source: str | Path, shop: Workshop, given: Collection[str]) -> Recipe:
+    """Return a recipe as its files have it; runs the plugins that they name, but for those that were given."""
     path = _path_of(source, shop, None)
     layers: list[tuple[str, dict[str, Any]]] = []
     plugins: list[Path] = []
@@ -282,7 +293,8 @@ def _read(source: str | Path, shop: Workshop) -> Recipe:
         if parent is not None and not isinstance(parent, str):
             raise RecipeError(f"{at}: `extends` must be one name or path, got {shown(parent)}")
         # What is extended comes first.
-        plugins = [*(at.parent / name for name in _popped_plugins(tables, str(at))), *plugins]
+        named = [at.parent / name for name in _popped_plugins(tables, str(at))]
+        plugins = [*(each for each in named if short_name(each) not in given), *plugins]
         layers.append((_label(at, shop), tables))
         at = None if parent is None else _path_of(parent, shop, at)
     merged: dict[str, Any] = {}

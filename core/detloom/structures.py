@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Assignment",
     "Detections",
+    "Extent",
     "FeatureSpec",
     "Grid",
     "HeadMaps",
@@ -41,6 +42,21 @@ class Role(StrEnum):
 
     LEAD = "lead"
     AUXILIARY = "auxiliary"
+
+
+class Extent(StrEnum):
+    """What a number among the settings of a network measures, for those that scale it."""
+
+    DEPTH = "depth"
+    """Layers or blocks in a row."""
+    WIDTH = "width"
+    """Channels between computational blocks: of stems, transitions, stages and levels."""
+    HIDDEN = "hidden"
+    """Channels inside computational blocks."""
+    IMAGE = "image"
+    """Sides of the network's input, in pixels."""
+    LENGTH = "length"
+    """Lengths of objects, in pixels of the network's input."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,6 +333,11 @@ class Workshop:
 
     def _register(self, name: str, cls: type[Any]) -> None:
         kind = _kind_of(cls)
+        if lacking := sorted(cls.__abstractmethods__):
+            raise PluginError(
+                f"{cls.__name__} has no {', '.join(lacking)}, which {contracts()[kind].__name__} demands; "
+                "docs/plugins.md has the methods of each kind"
+            )
         offers = self._offers.setdefault((kind, name), [])
         bundled = any(row.kind == kind and row.name == name and row.module != cls.__module__ for row in self._bundled)
         if bundled and self._registering not in {row.module for row in self._bundled}:
@@ -409,6 +414,7 @@ def contracts() -> dict[Kind, type[Any]]:
         Kind.OBSERVER: interfaces.Observer,
         Kind.IMPORTER: interfaces.Importer,
         Kind.EXPORTER: interfaces.Exporter,
+        Kind.SCALING: interfaces.Scaling,
     }
 
 
@@ -417,6 +423,10 @@ def _kind_of(cls: type[Any]) -> Kind:
     for kind, base in bases.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return kind
+    if isinstance(cls, tuple(bases.values())):
+        raise PluginError(
+            f"{type(cls).__name__}() is a component that was built; register the class: {type(cls).__name__}"
+        )
     raise PluginError(
         f"{cls!r} is no component; it must derive from one of {', '.join(base.__name__ for base in bases.values())}"
     )

@@ -10,8 +10,8 @@ section 3, for implicit knowledge; Lin et al., Focal loss (2017), section 3.3, f
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
+from detloom.structures import Extent, FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
 from detloom_plugins.decoupled_branches import PRIOR_PROBABILITY
 from detloom_plugins.prior_cache import PriorCache
 
@@ -70,6 +70,10 @@ class AnchorHead(Head):
         objectness: Predict an objectness, whose product with a class is its score; some criteria learn one,
             others ask for heads without.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "anchors": Extent.LENGTH,
+    }
 
     def __init__(
         self,

@@ -4,15 +4,15 @@ References: Wang et al., CSPNet (2020), section 3; Wang, Bochkovskiy and Liao, S
 al., YOLOX (2021), section 2.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
-from detloom.structures import FeatureSpec
+from detloom.structures import Extent, FeatureSpec
 from detloom_plugins.csp import Bottleneck, CspBlock, Order, ShortPyramid
 from detloom_plugins.layers import Activation, ConvBlock, SpaceToDepth
 
@@ -35,9 +35,16 @@ class CspBackbone(Backbone):
         order: Order within the bottlenecks: reduce-first or reduce-last.
         repconv: Make the 3x3 convolutions of the bottlenecks RepConvs.
         repconv_identity: Whether those may have an identity.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
+
+    # The blocks are half as wide inside, whatever their width: nothing is hidden of its own.
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "stem.*.2": Extent.WIDTH,
+        "widths": Extent.WIDTH,
+        "depths": Extent.DEPTH,
+    }
 
     def __init__(
         self,

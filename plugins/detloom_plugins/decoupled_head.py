@@ -7,8 +7,8 @@ Shape letters: B images, P priors, O outputs, C classes.
 Reference: Ge et al., YOLOX (2021), section 2.1.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
+from detloom.structures import Extent, FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
 from detloom_plugins.decoupled_branches import DecoupledBranches
 from detloom_plugins.layers import Activation
 from detloom_plugins.prior_cache import PriorCache
@@ -36,11 +36,16 @@ class DecoupledHead(Head):
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
         objectness: Predict an objectness, whose product with a class is its score; some criteria learn one,
             others ask for heads without.
     """
+
+    # As published families do, scaling leaves the branches as deep as they are.
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "width": Extent.WIDTH,
+    }
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ focal loss (2020), section 3.2, for the distribution.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Priors, Role
+from detloom.structures import Extent, FeatureSpec, HeadMaps, HeadTraits, Predictions, Priors, Role
 from detloom_plugins.decoupled_branches import DecoupledBranches
 from detloom_plugins.layers import Activation
 from detloom_plugins.prior_cache import PriorCache
@@ -46,10 +46,15 @@ class DistributionHead(Head):
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         bins: Distances that a side chooses from: 0, 1, ..., ``bins - 1`` strides.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
     """
+
+    # As published families do, scaling leaves the branches as deep as they are.
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "width": Extent.WIDTH,
+    }
 
     def __init__(
         self,

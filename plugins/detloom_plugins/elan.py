@@ -3,15 +3,15 @@
 Reference: Wang, Bochkovskiy and Liao, YOLOv7 (2022), section 3 and figure 2.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
-from detloom.structures import FeatureSpec
+from detloom.structures import Extent, FeatureSpec
 from detloom_plugins.e_elan import make_elan
 from detloom_plugins.layers import Activation, ConvBlock, SpaceToDepth, Taps, Transition, make_transition
 
@@ -36,9 +36,17 @@ class ElanBackbone(Backbone):
         grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
         repconv: Places in each chain, from 1, whose convolution is a RepConv.
         repconv_identity: Whether those have an identity branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "stem.*.2": Extent.WIDTH,
+        "widths": Extent.WIDTH,
+        "transition_widths": Extent.WIDTH,
+        "hidden": Extent.HIDDEN,
+        "depth": Extent.DEPTH,
+    }
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ References: Wang, Bochkovskiy and Liao, YOLOv7 (2022), section 3 and figure 2; L
 (2018), section 3.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
-from detloom.structures import FeatureSpec, Role
+from detloom.structures import Extent, FeatureSpec, Role
 from detloom_plugins.e_elan import GroupedElan, make_elan
 from detloom_plugins.layers import (
     Activation,
@@ -55,8 +55,16 @@ class ElanPanNeck(Neck):
         grouped: Compute the branches as one aggregation with group convolutions: the same function in another form.
         repconv: Places in each chain, from 1, whose convolution is a RepConv.
         repconv_identity: Whether those have an identity branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "widths": Extent.WIDTH,
+        "outputs": Extent.WIDTH,
+        "auxiliary": Extent.WIDTH,
+        "hidden": Extent.HIDDEN,
+        "depth": Extent.DEPTH,
+    }
 
     def __init__(
         self,

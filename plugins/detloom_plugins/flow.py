@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-__all__ = ["Flow", "Reading", "read_flows"]
+__all__ = ["Flow", "Reading", "default_arguments", "evaluated", "first_words", "read_flows"]
 
 Choice = Callable[[nn.Module], bool]
 
@@ -54,6 +54,20 @@ class Flow:
         inside = [path for path, _ in stack.values() if path and path != str(node.target)]
         return [self.path, *(_joined(self.path, path) for path in inside)]
 
+    def source(self, node: fx.Node) -> fx.Node | None:
+        """Return what made a call's input, looking through identities that are read once."""
+        source = node.args[0] if node.args else None
+        while isinstance(source, fx.Node) and isinstance(self.called(source), nn.Identity) and len(source.users) == 1:
+            source = source.args[0] if source.args else None
+        return source if isinstance(source, fx.Node) else None
+
+    def owner(self, *nodes: fx.Node) -> str:
+        """Return the dotted name of the innermost module that holds the parts which nodes call, and is run itself."""
+        paths = [self.path_of(node) for node in nodes]
+        callers = set.intersection(*(set(self.callers(node)) for node in nodes))
+        holding = [each for each in callers if not each or all(path.startswith(f"{each}.") for path in paths)]
+        return max(holding, key=len)
+
 
 @dataclass(slots=True)
 class Reading:
@@ -82,10 +96,8 @@ class Reading:
 
 def read_flows(model: nn.Module, is_whole: Choice) -> Reading:
     """Return what a model does with its wholes; the model's own modes do not change."""
-    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    twin = copy.deepcopy(model, dict(shared)).eval()
     reading = Reading()
-    waiting = [("", twin)]
+    waiting = [("", evaluated(model))]
     for path, module in waiting:  # grows as it goes
         if type(module) in (nn.ModuleList, nn.ModuleDict):
             waiting += _children(path, module)  # it has no forward; those derived from it may
@@ -94,9 +106,9 @@ def read_flows(model: nn.Module, is_whole: Choice) -> Reading:
             continue
         tracer = _Tracer(is_whole)
         try:
-            graph = tracer.trace(module, concrete_args=_defaults(module) or None)
+            graph = tracer.trace(module, concrete_args=default_arguments(module) or None)
         except Exception as error:  # noqa: BLE001 - a forward may do anything; the reason is handed on
-            reading.unread[path] = _line(error)
+            reading.unread[path] = first_words(error)
             waiting += _children(path, module)
             continue
         reading.flows.append(Flow(path, module, graph, frozenset(_joined(path, each) for each in tracer.read)))
@@ -104,6 +116,26 @@ def read_flows(model: nn.Module, is_whole: Choice) -> Reading:
             reading.unread[_joined(path, part)] = reason
             waiting += _children(_joined(path, part), module.get_submodule(part))
     return reading
+
+
+def evaluated(model: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode, which has the model's own tensors."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, dict(shared)).eval()
+
+
+def default_arguments(module: nn.Module) -> dict[str, Any]:
+    """Return the arguments of a module's forward that have a default."""
+    return {
+        each.name: each.default
+        for each in inspect.signature(module.forward).parameters.values()
+        if each.default is not each.empty
+    }
+
+
+def first_words(error: Exception) -> str:
+    """Return what an error says first; tracing adds advice for those who wrote the forward."""
+    return str(error).strip().split("\n")[0].split(". ")[0].removesuffix(".") or type(error).__name__
 
 
 class _Tracer(fx.Tracer):
@@ -144,7 +176,7 @@ class _Tracer(fx.Tracer):
             self.module_stack = stack
             self._forget_since(before)
             self.unread = {each: why for each, why in self.unread.items() if not each.startswith(f"{path}.")}
-            self.unread[path] = _line(error)
+            self.unread[path] = first_words(error)
             return self.create_proxy("call_module", path, args, kwargs)
 
     def _forget_since(self, count: int) -> None:
@@ -159,18 +191,5 @@ def _children(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((_joined(path, name), part) for name, part in module.named_children())
 
 
-def _defaults(module: nn.Module) -> dict[str, Any]:
-    return {
-        each.name: each.default
-        for each in inspect.signature(module.forward).parameters.values()
-        if each.default is not each.empty
-    }
-
-
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _line(error: Exception) -> str:
-    """Return what an error says first; tracing adds advice for those who wrote the forward."""
-    return str(error).strip().split("\n")[0].split(". ")[0].removesuffix(".") or type(error).__name__

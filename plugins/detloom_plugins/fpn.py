@@ -4,9 +4,9 @@ References: Lin et al., Feature pyramid networks (2017), section 3; Wang, Bochko
 section 4.2, for the form of YOLOv4-tiny.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
-from detloom.structures import FeatureSpec, Role
+from detloom.structures import Extent, FeatureSpec, Role
 from detloom_plugins.layers import Activation, ConvBlock
 
 __all__ = ["FpnNeck"]
@@ -31,8 +31,15 @@ class FpnNeck(Neck):
         outputs: Width of each level that is returned, finest first.
         auxiliary: Width of each auxiliary level, finest first, 0 where there is none; empty for none at all. They
             are made of what the returned levels are made of, by a convolution of their own.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "top": Extent.WIDTH,
+        "reduced": Extent.WIDTH,
+        "outputs": Extent.WIDTH,
+        "auxiliary": Extent.WIDTH,
+    }
 
     def __init__(
         self,

@@ -82,7 +82,7 @@ class _Planner:
         """Decide on a norm that is called."""
         path = flow.path_of(node)
         obstacle = self.reading.obstacle(path)
-        source = _source(flow, node)
+        source = flow.source(node)
         if source is None or source.op == "placeholder":
             self._refuse(path, obstacle or "its input is not the output of a convolution")
             return
@@ -100,7 +100,7 @@ class _Planner:
             self._refuse(path, reason)
             return
         del self.pending[path]
-        owner = _owner(flow, source, node)
+        owner = flow.owner(source, node)
         prefix = f"{owner}." if owner else ""
         parts = (conv_path.removeprefix(prefix), path.removeprefix(prefix))
         seen = f"; {obstacle}, so the proof must show that nothing else does" if obstacle else ""
@@ -141,22 +141,6 @@ def _is_whole(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd | _BatchNorm) or not any(
         isinstance(part, _ConvNd | _BatchNorm) for part in module.modules()
     )
-
-
-def _source(flow: Flow, node: fx.Node) -> fx.Node | None:
-    """Return what made a call's input, looking through identities."""
-    source = node.args[0] if node.args else None
-    while isinstance(source, fx.Node) and isinstance(flow.called(source), nn.Identity) and len(source.users) == 1:
-        source = source.args[0] if source.args else None
-    return source if isinstance(source, fx.Node) else None
-
-
-def _owner(flow: Flow, *nodes: fx.Node) -> str:
-    """Return the innermost module that holds several parts and is run itself."""
-    paths = [flow.path_of(node) for node in nodes]
-    callers = set.intersection(*(set(flow.callers(node)) for node in nodes))
-    holding = [each for each in callers if not each or all(path.startswith(f"{each}.") for path in paths)]
-    return max(holding, key=len)
 
 
 def _is_of_timm(kind: type, name: str) -> bool:

@@ -29,7 +29,7 @@ __all__ = [
     "make_transition",
 ]
 
-Activation = Literal["silu", "leaky-relu", "relu"]
+Activation = Literal["silu", "leaky-relu", "relu", "relu6"]
 Taps = Literal["all", "even"]
 Transition = Literal["none", "pool", "strided", "two-branch", "combined"]
 
@@ -38,6 +38,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": lambda: nn.SiLU(inplace=True),
     "leaky-relu": lambda: nn.LeakyReLU(0.1, inplace=True),
     "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
 }
 
 

@@ -5,8 +5,8 @@ Raw maps are those of the head ``distribution``.
 References: Wang et al., YOLOv10 (2024), section 3.1, for the two branches; see ``distribution_head`` for their form.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from detloom.decode_spec import DecodeSpec
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Head
-from detloom.structures import FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
+from detloom.structures import Extent, FeatureSpec, HeadMaps, HeadTraits, Predictions, Role
 from detloom_plugins.distribution_head import (
     check_distribution,
     decode_distances,
@@ -40,12 +40,17 @@ class OneToOneHead(Head):
         num_classes: Number of classes.
         width: Channels of both branches; 0 for those of each level.
         depth: 3x3 convolutions of each branch.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         bins: Distances that a side chooses from: 0, 1, ..., ``bins - 1`` strides.
         prior_scale: Nominal size of a prior in cells, for assigners that compare sizes.
         detach: Let backbone and neck learn from the one-to-many branch alone, as published, as long as there
             is one.
     """
+
+    # As published families do, scaling leaves the branches as deep as they are.
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "width": Extent.WIDTH,
+    }
 
     def __init__(
         self,

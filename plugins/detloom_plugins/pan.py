@@ -4,9 +4,9 @@ References: Liu et al., Path aggregation network (2018), section 3; Wang, Bochko
 section 4.1, for partial blocks; Li et al., YOLOv6 (2022), section 2.2, for RepConvs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Neck
-from detloom.structures import FeatureSpec, Role
+from detloom.structures import Extent, FeatureSpec, Role
 from detloom_plugins.csp import CspBlock, repconv_chain
 from detloom_plugins.layers import Activation, ConvBlock
 from detloom_plugins.spatial_pyramid import SppCsp
@@ -42,8 +42,15 @@ class PanNeck(Neck):
         outputs: Width of a 3x3 convolution before each returned level; empty for none.
         auxiliary: Width of each auxiliary level, 0 where there is none; empty for none at all. They are taken from the
             path down, by a 3x3 convolution.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "widths": Extent.WIDTH,
+        "outputs": Extent.WIDTH,
+        "auxiliary": Extent.WIDTH,
+        "depth": Extent.DEPTH,
+    }
 
     def __init__(
         self,

@@ -3,15 +3,15 @@
 References: Ding et al., RepVGG (2021), section 3; Li et al., YOLOv6 (2022), section 2.1, "EfficientRep".
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
-from detloom.structures import FeatureSpec
+from detloom.structures import Extent, FeatureSpec
 from detloom_plugins.csp import ShortPyramid, repconv_chain
 from detloom_plugins.csp_backbone import chosen_levels
 from detloom_plugins.layers import Activation, RepConv
@@ -27,9 +27,15 @@ class RepVggBackbone(Backbone):
         widths: Width of each stage.
         depths: RepConvs of each stage beside the strided one.
         pyramid: Put a spatial pyramid behind the last stage.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "stem": Extent.WIDTH,
+        "widths": Extent.WIDTH,
+        "depths": Extent.DEPTH,
+    }
 
     def __init__(
         self,

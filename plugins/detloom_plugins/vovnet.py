@@ -5,8 +5,8 @@ References: Lee et al., VoVNet (2019), section 3, for one-shot aggregation; Wang
 (2022), figure 2 (b).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Backbone
-from detloom.structures import FeatureSpec
+from detloom.structures import Extent, FeatureSpec
 from detloom_plugins.csp_backbone import chosen_levels, make_stem
 from detloom_plugins.layers import Activation, ConvBlock
 
@@ -60,9 +60,14 @@ class CspVovnetBackbone(Backbone):
         stem: Kernel, stride and width of each convolution of the stem; the last width is that of the first stage.
         stages: How many stages there are, each twice as wide as the one before.
         depth: 3x3 convolutions of each stage's chain.
-        activation: silu, leaky-relu or relu.
+        activation: silu, leaky-relu, relu or relu6.
         out_strides: Strides of the levels that are returned.
     """
+
+    extents: ClassVar[Mapping[str, Extent]] = {
+        "stem.*.2": Extent.WIDTH,
+        "depth": Extent.DEPTH,
+    }
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from detloom_plugins.yolov7_layers import PublishedLayer, published_layers
 __all__ = ["Yolov7Importer"]
 
 HEAD_KERNEL = re.compile(r"model\.(\d+)\.m\.0\.weight")
-ACTIVATIONS = {"SiLU": "silu", "LeakyReLU": "leaky-relu", "ReLU": "relu"}
+ACTIVATIONS = {"SiLU": "silu", "LeakyReLU": "leaky-relu", "ReLU": "relu", "ReLU6": "relu6"}
 SLOPE = 0.1
 MOST_CLASSES = 100_000
 MOST_ANCHORS = 1000

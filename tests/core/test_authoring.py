@@ -94,6 +94,7 @@ def test_every_kind_can_be_installed_and_passes_its_tests_at_once(tmp_path: Path
         ("my_plugin", "cannot name a distribution"),
         ("1st-plugin", "cannot name a distribution"),
         ("my--plugin", "cannot name a distribution"),
+        ("detloom-2d-assigner", "put a word before it, as detloom-my-2d-assigner"),
         ("../plugin", "cannot name a distribution"),
         ("", "cannot name a distribution"),
         ("class", "'class' is a word of Python itself; choose another, as detloom-class"),
@@ -134,13 +135,13 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["exporter", "search", "asigner", str(Kind.EVALUATOR)])
+@pytest.mark.parametrize("kind", ["search", "asigner", str(Kind.EVALUATOR)])
 def test_kinds_without_a_template_are_refused_with_the_list(tmp_path: Path, kind: str) -> None:
     result = CliRunner().invoke(cli, ["plugin", "new", "my-own", "--kind", kind, "--into", str(tmp_path)])
 
     assert result.exit_code == 2
     assert f"there is no template of that kind.{' Did you mean' if kind == 'asigner' else ''}" in result.output
-    assert "kinds: assigner, backbone, criterion, dataset, ema, head, neck, reparam" in result.output
+    assert "kinds: assigner, backbone, criterion, dataset, ema, exporter, head, neck, reparam" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,7 +151,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(tmp_path: Path) -> None
     told = runner.invoke(cli, ["plugin", "new", "my-own", "--kind", "ema", "--into", str(tmp_path)])
     as_json = runner.invoke(cli, ["plugin", "new", "other", "--kind", "ema", "--into", str(tmp_path), "--json"])
 
-    assert f"next: cd {tmp_path / 'my-own'} && pip install -e . && pytest" in told.output
+    assert f"next: cd {tmp_path / 'my-own'} && pip install -e '.[test]' && pytest" in told.output
     assert "src/my_own/__init__.py" in told.output
     facts = json.loads(as_json.output)
     assert facts["directory"] == str(tmp_path / "other")

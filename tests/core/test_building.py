@@ -50,6 +50,21 @@ def test_mistakes_in_nested_settings_are_told_with_the_others(shop: Workshop) ->
     assert complaints[1].startswith("my.toml [assigner] (inner) inner: no setting is called 'candidats'.")
 
 
+def test_setting_that_a_component_takes_by_position_is_told_so(shop: Workshop) -> None:
+    class Positional(Wrapper):
+        def __init__(self, weight: float = 0.5) -> None:
+            self.weight = weight
+
+    shop.offer("positional", Positional)
+
+    complaints = settings_complaints(Kind.ASSIGNER, {"use": "positional", "weight": 1.0}, lambda _key: "my.toml", shop)
+
+    assert complaints[1] == (
+        "my.toml: Positional takes 'weight' by position, and settings are keyword-only; "
+        "its author must write (self, *, weight=...)"
+    )
+
+
 def test_unknown_nested_name_is_suggested(shop: Workshop) -> None:
     with pytest.raises(RecipeError, match=r"no assigner is called 'atts'\. Did you mean 'atss'"):
         build(Kind.ASSIGNER, {"use": "wrapper", "inner": {"use": "atts"}}, shop=shop)

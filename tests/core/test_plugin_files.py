@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def register_components(register):
     register("mine", Mine)
 '''
 SMALL = {"head.use": "mine", "criterion.use": "yolox", "assigner.use": "simota"}
+NARROW = {
+    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
+    "backbone.hidden": [8, 8, 8, 8],
+    "backbone.widths": [8, 16, 16, 16],
+    "neck.hidden": [8, 8, 8],
+    "neck.widths": [8, 8, 8],
+    "neck.outputs": [16, 16, 16],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +218,27 @@ def test_an_artifact_names_the_distributions_that_are_not_here_and_no_others(tmp
     assert str(caught.value).endswith("Install: pip install detloom-centre-assigner==0.1.0")
 
 
+def test_an_artifact_whose_plugin_is_switched_off_does_not_ask_to_install_it(tmp_path: Path) -> None:
+    from detloom.durable import read_tensors, write_tensors
+
+    distribution = tmp_path / "detloom_centre-0.1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: detloom-centre\nVersion: 0.1.0\n", "utf-8")
+    (distribution / "entry_points.txt").write_text("[detloom.plugins]\ncentre = detloom_centre\n", "utf-8")
+    shop = Workshop(installed=PathDistribution(distribution).entry_points, disabled=["centre"])
+    path = written_artifact(tmp_path, load_recipe("yolov7-tiny"))
+    tensors, metadata = read_tensors(path)
+    components = {**json.loads(metadata["components"]), "assigner.centre": "detloom-centre 0.1.0"}
+    recipe = metadata["recipe"].replace('use = "yolov7"', 'use = "centre"', 1)
+    write_tensors(path, tensors, {**metadata, "recipe": recipe, "components": json.dumps(components)})
+
+    with pytest.raises(ArtifactError) as caught:
+        detloom.load(path, shop=shop)
+
+    assert "It is installed: take centre out of DETLOOM_DISABLE_PLUGINS" in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
 @pytest.mark.parametrize("claim", ["--index-url=http://x centre", "centre $(x)", "centre 1;x", "centre"])
 def test_what_is_no_distribution_is_not_put_into_a_command(tmp_path: Path, claim: str) -> None:
     from detloom.durable import read_tensors, write_tensors
@@ -262,7 +292,28 @@ def test_a_file_that_changed_since_is_told(tmp_path: Path, recipe: Path, plugin:
         detloom.load(path, plugins=[plugin])
 
 
-def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
+def test_a_file_that_is_given_takes_the_place_of_one_that_was_moved(recipe: Path, plugin: Path) -> None:
+    moved = plugin.rename(recipe.with_name(plugin.name))
+
+    assert load_recipe(recipe, plugins=[moved]).plugins == (str(moved),)
+
+
+def test_artifacts_are_averaged_with_the_file_that_is_given_and_the_next_command_has_it(
+    tmp_path: Path, recipe: Path, plugin: Path
+) -> None:
+    parts = []
+    for number in range(2):
+        written = written_artifact(tmp_path, load_recipe(recipe, NARROW))
+        parts.append(written.rename(tmp_path / f"{number}.safetensors"))
+    out = tmp_path / "average.safetensors"
+
+    result = run_cli("average", *parts, "-o", out, "--plugin", plugin)
+
+    assert result.exit_code == 0, result.output
+    assert f"next: detloom predict {out} PICTURES -o found --plugin {plugin}\n" in result.stdout
+
+
+def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies_and_tells_so(
     tmp_path: Path, recipe: Path, plugin: Path
 ) -> None:
     from detloom.engine.fit import fit, resume
@@ -270,6 +321,7 @@ def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
 
     data = write_scenes(tmp_path / "data", train=4, val=2, unseen=1)
     settings = {
+        **NARROW,
         "train.epochs": 1,
         "train.batch": 4,
         "data.image_size": 64,
@@ -283,6 +335,9 @@ def test_a_run_is_resumed_with_the_file_given_again_wherever_it_lies(
 
     with pytest.raises(RecipeError, match=r"give its path: --plugin my_head\.py"):
         resume(run.directory, progress=False)
-    again = resume(run.directory, plugins=[moved], progress=False)
+    result = run_cli("train", "--resume", run.directory, "--plugin", moved, "--json")
 
-    assert again.status == "finished"
+    told = json.loads(result.stdout)
+    assert told["status"] == "finished"
+    assert told["message"].startswith(f"{run.directory}: this run is finished")
+    assert told["message"].endswith(f"--set train.epochs=NUMBER --plugin {moved}")

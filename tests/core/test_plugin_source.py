@@ -9,7 +9,7 @@ import pytest
 from detloom import plugin_source
 from detloom.errors import PluginError, RecipeError
 from detloom.kinds import Kind
-from detloom.plugin_source import api_complaint, source_of, stated_api
+from detloom.plugin_source import api_complaint, plugin_options, source_of, stated_api
 from detloom.workshop import Workshop
 
 ASSIGNER = """
@@ -145,3 +145,11 @@ def test_a_file_that_is_not_there_or_no_python_is_refused(tmp_path: Path) -> Non
         shop_of_none().load_file(tmp_path / "absent.py")
     with pytest.raises(PluginError, match=r"a plugin that is a file ends in \.py"):
         shop_of_none().load_file("detloom_centre")
+
+
+def test_options_name_a_file_below_by_its_way_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    words = plugin_options([tmp_path / "code" / "mine.py", tmp_path.parent / "far.py"])
+
+    assert words == ("--plugin", "code/mine.py", "--plugin", str(tmp_path.parent / "far.py"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from detloom.errors import PluginError
-from detloom.interfaces import Assigner, Importer
+from detloom.interfaces import Assigner
+from detloom.plugin_source import load_plugin_file, read_plugin_file
 from detloom.structures import Assignment, Predictions, Targets
 from detloom.testing import Check, check_component, checks_of, parametrize_with_checks
 
@@ -90,12 +91,22 @@ def test_setting_without_a_default_is_asked_for() -> None:
     assert checks_of(Wrapper, settings={"inner": FirstAssigner()})[0].component == "Wrapper(inner=FirstAssigner)"
 
 
-@pytest.mark.parametrize(
-    ("cls", "message"), [(Importer, "kind importer, which has no checks yet"), (dict, "component")]
-)
-def test_class_without_checks_is_refused(cls: type[Any], message: str) -> None:
-    with pytest.raises(PluginError, match=message):
-        checks_of(cls)
+def test_class_that_is_no_component_is_refused() -> None:
+    with pytest.raises(PluginError, match="is no component"):
+        checks_of(dict)
+
+
+def test_what_a_component_raises_is_told_with_the_line(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from detloom.interfaces import Assigner\n\nclass Mine(Assigner):\n"
+        "    def assign(self, predictions, targets):\n        return predictions.prioors\n",
+        encoding="utf-8",
+    )
+    cls = load_plugin_file(read_plugin_file(plugin)).Mine
+
+    with pytest.raises(AssertionError, match=rf"no attribute 'prioors'.* \({re.escape(str(plugin))}, line 5\)"):
+        next(check for check in checks_of(cls) if check.name == "ordinary_objects_are_learned")()
 
 
 def test_marks_for_pytest_read_as_sentences_and_expect_failures_strictly() -> None:

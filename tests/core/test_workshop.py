@@ -144,6 +144,20 @@ def test_plugin_without_a_hook_is_told_what_to_write(write: Write) -> None:
     assert "register_components" in fault
 
 
+def test_class_without_a_method_of_its_contract_is_refused_with_its_name(write: Write) -> None:
+    point = write("plugin_halfway", ASSIGNER.format(name="mine").replace("def assign(", "def asign("))
+
+    with pytest.raises(RecipeError, match=r"Mine has no assign, which Assigner demands"):
+        Workshop(rows=(), installed=[point], disabled=()).component(Kind.ASSIGNER, "mine")
+
+
+def test_object_in_place_of_a_class_is_refused(write: Write) -> None:
+    point = write("plugin_built", ASSIGNER.format(name="mine").replace(", Mine)", ", Mine())"))
+
+    with pytest.raises(RecipeError, match=r"Mine\(\) is a component that was built; register the class: Mine"):
+        Workshop(rows=(), installed=[point], disabled=()).component(Kind.ASSIGNER, "mine")
+
+
 def test_class_of_no_kind_is_refused(write: Write) -> None:
     stranger = write(
         "plugin_stranger",

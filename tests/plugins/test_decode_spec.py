@@ -1,4 +1,4 @@
-"""What heads say to a host, held against the kit's decoder, which knows nothing of any head."""
+"""What heads say to a host, held against the host's decoder, which knows nothing of any head."""
 
 import json
 from collections.abc import Callable
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from detloom.host.decoder import decoded
 from detloom.interfaces import Head
 from detloom.structures import FeatureSpec
-from detloom.testing.host_decoder import decoded
 from detloom_plugins.anchor_head import AnchorHead
 from detloom_plugins.decoupled_head import DecoupledHead
 from detloom_plugins.distribution_head import DistributionHead

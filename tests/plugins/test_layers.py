@@ -35,6 +35,10 @@ def test_leaky_relu_has_the_published_slope() -> None:
     assert make_activation("leaky-relu")(torch.tensor([-1.0])).item() == pytest.approx(-0.1)
 
 
+def test_relu6_ends_at_6() -> None:
+    assert make_activation("relu6")(torch.tensor([-1.0, 5.0, 7.0])).tolist() == [0.0, 5.0, 6.0]
+
+
 def test_misspelt_activation_is_refused_with_a_suggestion() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'silu'"):
         make_activation("sillu")  # type: ignore[arg-type] # the mistake under test

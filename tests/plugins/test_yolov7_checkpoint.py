@@ -629,7 +629,7 @@ def test_the_tensors_of_a_state_dict_say_how_many_classes_it_has(
     assert all(torch.equal(tensor, again[name]) for name, tensor in detector.state_dict().items())
 
 
-def test_a_state_dict_of_another_class_count_needs_no_setting(tmp_path: Path) -> None:
+def test_a_state_dict_of_another_class_count_needs_no_setting_and_is_told_to_have_no_names(tmp_path: Path) -> None:
     torch.save(assemble("yolov7-tiny", num_classes=3).state_dict(), tmp_path / "own.pt")
     artifact = tmp_path / "own.safetensors"
 
@@ -637,6 +637,7 @@ def test_a_state_dict_of_another_class_count_needs_no_setting(tmp_path: Path) ->
 
     assert result.exit_code == 0, result.output
     assert "as the checkpoint has it: head.num_classes = 3" in result.output
+    assert "they are called by their numbers; --names FILE gives them names" in result.output
     assert load_artifact(artifact).head.num_classes == 3
 
 

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from detloom.assembly import assemble, check
 from detloom.detector import Detector
+from detloom.interfaces import ReparamPass
+from detloom.ops.maps import whole_maps
 from detloom.recipe import load_recipe
 from detloom.reparam import fold
 from detloom.shapes import shapes_only
 from detloom.structures import Predictions
+from detloom_plugins.equalise import EqualisePass
+from detloom_plugins.raw_outputs import RawOutputsPass
+from detloom_plugins.space_to_depth_conv import SpaceToDepthConvPass
+from detloom_plugins.spp_cascade import SppCascadePass
 
 Shared = Callable[[str], Path]
 
@@ -438,5 +444,32 @@ def test_deployed_form_gives_the_published_outputs(name: str, shared: Shared) ->
         predictions = deployed.head.decode(maps.lead)
     assert sum(each.numel() for each in deployed.parameters()) == FAMILY[name].deployed
     for found, level in zip(official_raw(maps.lead), expected["raw_levels"], strict=True):
+        assert_equals(found, level, atol=1e-3)
+    assert_equals(official_decoded(predictions), expected["decoded"], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "rewrite", "done"),
+    [
+        ("yolov7-tiny", EqualisePass(), "the channels of 55 of 58 convolutions with those that read them"),
+        pytest.param("yolov7", SppCascadePass(), "its windows are in a row already", marks=pytest.mark.slow),
+        pytest.param(
+            "yolov7-w6", SpaceToDepthConvPass(), "0 and 1.conv as one 6x6 convolution", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_forms_for_chips_give_the_published_outputs(name: str, rewrite: ReparamPass, done: str, shared: Shared) -> None:
+    expected = json.loads(shared("spec/golden/forward.json").read_text())["models"][name]
+    net = parity_net(shared, name)
+
+    deployed, report = fold(net, (*net.passes, rewrite, RawOutputsPass()))
+
+    with torch.inference_mode():
+        maps = deployed(picture())
+        predictions = deployed.head.decode(maps.lead)
+    assert done in [each.fold.reason for each in report.folds]
+    assert len(maps.lead) == 3 * len(expected["raw_levels"])
+    whole = whole_maps(deployed.head.decode_spec(), maps.lead)
+    for found, level in zip(official_raw(whole), expected["raw_levels"], strict=True):
         assert_equals(found, level, atol=1e-3)
     assert_equals(official_decoded(predictions), expected["decoded"], atol=5e-3)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, print_report, shown_progress
+from detloom.cli.options import echo_json, json_option, plugin_option, print_report, shown_progress
 
 if TYPE_CHECKING:
     from detloom.study.cells import Cell
@@ -37,9 +37,18 @@ ROOT = Path("studies")
 @click.option(
     "--dry-run", is_flag=True, help="Check all cells, and print them with their size and an estimate of time."
 )
+@plugin_option
 @json_option
 def command(
-    study: Path, *, out: Path | None, jobs: int, executor: str, address: str | None, dry_run: bool, as_json: bool
+    study: Path,
+    *,
+    out: Path | None,
+    jobs: int,
+    executor: str,
+    address: str | None,
+    dry_run: bool,
+    plugins: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Train each cell of STUDY, a TOML file, with each seed, and say which differ from the baseline.
 
@@ -56,7 +65,7 @@ def command(
     from detloom.study.settings import load_study
 
     # The form of the study is checked before the slow imports.
-    loaded = load_study(study)
+    loaded = load_study(study, plugins=plugins)
     out = out or ROOT / loaded.name
     from detloom.study.ablation import prepare, report_of, run_study
     from detloom.study.directory import StudyDirectory
@@ -138,7 +147,9 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
 
     from detloom.study.cells import label_of
 
-    table = Table(title=f"{study.name}: {len(cells)} cells x {len(study.settings.seeds)} seeds", title_justify="left")
+    table = Table(
+        title=f"{study.name}: {len(cells)} cells x {_counted(len(study.settings.seeds), 'seed')}", title_justify="left"
+    )
     for column in ("cell", "overrides", "parameters", "GFLOPs", "time, all seeds"):
         table.add_column(column, justify="left" if column in ("cell", "overrides") else "right", overflow="fold")
     baseline = cells[0].overrides
@@ -156,6 +167,10 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
         if cell.reason:
             click.echo(f"impossible: {cell.name}: {cell.reason}")
     click.echo(
-        f"{sum(left.values())} runs are left, about {seconds_in_words(total)} one after the other"
+        f"{_counted(sum(left.values()), 'run')} left, about {seconds_in_words(total)} one after the other"
         + (f"; --jobs {jobs} shares the cores among so many at once" if jobs > 1 else "")
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -11,8 +11,10 @@ from detloom.cli.options import (
     echo_json,
     force_option,
     json_option,
+    plugin_option,
     refuse_existing,
     refuse_fixed_settings,
+    say_next,
     set_option,
     shown_progress,
 )
@@ -40,6 +42,7 @@ __all__ = ["command"]
 @click.option("--skip-bad", is_flag=True, help="Go on without faulty pictures and boxes.")
 @click.option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps; cpu if not given.")
 @force_option
+@plugin_option
 @set_option
 @json_option
 def command(
@@ -52,6 +55,7 @@ def command(
     recalibrate: bool | None,
     skip_bad: bool,
     device: str | None,
+    plugins: tuple[Path, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -80,6 +84,7 @@ def command(
             recalibrate=recalibrate,
             overrides=overrides,
             device=device,
+            plugins=plugins,
             progress=progress,
         )
     if as_json:
@@ -94,7 +99,7 @@ def command(
         click.echo("  ".join(f"{name} {made.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75")))
     for notice in made.notices:
         click.echo(f"notice: {notice}", err=True)
-    click.echo(f"wrote {out}\nnext: detloom predict {out} PICTURES -o found")
+    say_next(out, plugins)
 
 
 def _facts(made: "Average", out: Path) -> dict[str, Any]:

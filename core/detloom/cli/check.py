@@ -1,11 +1,14 @@
 """``detloom check``: all mistakes of a recipe at once, and what it amounts to."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option, shown_progress
+
+if TYPE_CHECKING:
+    from detloom.assembly import CheckReport
 
 __all__ = ["command"]
 
@@ -44,6 +47,7 @@ def command(
         "parameters": {"training": report.training_parameters, "deployed": report.deployed_parameters},
         "gflops": {"training": round(report.training_gflops, 4), "deployed": round(report.deployed_gflops, 4)},
         "warnings": list(report.warnings),
+        "scaling": {key: {"from": before, "to": after} for key, (before, after) in report.scaling.items()},
     }
     if faults is not None:
         facts["faults"] = [
@@ -53,20 +57,32 @@ def command(
     if as_json:
         echo_json(facts)
     else:
-        height, width = report.image_size
-        click.echo(f"{report.recipe}: {report.num_classes} classes, {height} x {width}, strides {report.strides}")
-        click.echo(f"  {'':10} {'parameters':>12}  {'GFLOPs':>8}")
-        click.echo(f"  {'training':10} {report.training_parameters:>12,}  {report.training_gflops:>8.2f}")
-        click.echo(f"  {'deployed':10} {report.deployed_parameters:>12,}  {report.deployed_gflops:>8.2f}")
-        for warning in report.warnings:
-            click.echo(f"  warning: {warning}")
+        _print_counts(report)
     if faults:
+        is_refused = any(fault.is_left_out for fault in faults)
         if not as_json:
             _print_faults(faults)
-        if any(fault.is_left_out for fault in faults):
+            if is_refused and not resolved.data.skip_bad:
+                click.echo(
+                    "Training refuses such data. Mend them, or go on without the pictures and boxes concerned: "
+                    "`detloom train --skip-bad`, or skip_bad = true in [data]."
+                )
+        if is_refused:
             raise click.exceptions.Exit(2)
     elif faults is not None and not as_json:
         click.echo(f"{data}: no faults found")
+
+
+def _print_counts(report: "CheckReport") -> None:
+    height, width = report.image_size
+    click.echo(f"{report.recipe}: {report.num_classes} classes, {height} x {width}, strides {report.strides}")
+    click.echo(f"  {'':10} {'parameters':>12}  {'GFLOPs':>8}")
+    click.echo(f"  {'training':10} {report.training_parameters:>12,}  {report.training_gflops:>8.2f}")
+    click.echo(f"  {'deployed':10} {report.deployed_parameters:>12,}  {report.deployed_gflops:>8.2f}")
+    for key, (before, after) in report.scaling.items():
+        click.echo(f"  scaled: {key} = {after}, from {before}")
+    for warning in report.warnings:
+        click.echo(f"  warning: {warning}")
 
 
 def _print_faults(faults: Any) -> None:

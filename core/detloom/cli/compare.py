@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detloom.cli.options import echo_json, json_option, print_report, shown_progress
+from detloom.cli.options import echo_json, json_option, plugin_option, print_report, shown_progress
 
 if TYPE_CHECKING:
     from detloom.study.matches import Weights
@@ -26,6 +26,7 @@ __all__ = ["command"]
     help="Of the intervals.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Write the report's files here.")
+@plugin_option
 @json_option
 def command(
     runs: tuple[str, ...],
@@ -35,6 +36,7 @@ def command(
     resamples: int,
     confidence: float,
     out: Path | None,
+    plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Compare RUNs: difference in AP to the first, with an interval by the paired bootstrap over pictures and seeds.
@@ -56,6 +58,7 @@ def command(
             groups,
             weights=weights,
             data=None if data is None else str(data),
+            plugins=plugins,
             resamples=resamples,
             confidence=confidence,
             progress=progress,

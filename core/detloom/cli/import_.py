@@ -12,6 +12,7 @@ from detloom.cli.options import (
     json_option,
     plugin_option,
     refuse_existing,
+    say_next,
     set_option,
 )
 from detloom.errors import ArtifactError, DataError, reason
@@ -86,7 +87,9 @@ def command(
     )
     for key, value in imported.settings.items():
         click.echo(f"  as the checkpoint has it: {key} = {value}")
-    click.echo(f"wrote {out}\nnext: detloom predict {out} PICTURES -o found")
+    if names is None and detector.names == tuple(map(str, range(len(detector.names)))):
+        click.echo("the checkpoint names no classes: they are called by their numbers; --names FILE gives them names")
+    say_next(out, plugins)
 
 
 def _read_names(path: Path | None) -> list[str] | None:

@@ -43,7 +43,7 @@ def command(kind: str | None, *, as_json: bool) -> None:
     """List components and recipes, of one KIND or of all.
 
     KIND is one of backbone, neck, head, assigner, criterion, reparam, ema, anchors, dataset,
-    evaluator, observer, importer, recipe.
+    evaluator, observer, importer, exporter, recipe.
     """
     shop = workshop()
     rows = [row for row in shop.rows() if kind in (None, row.kind)]

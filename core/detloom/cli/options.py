@@ -1,7 +1,8 @@
 """Options and output that several verbs share."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,7 @@ from click.shell_completion import CompletionItem
 from detloom.catalogue import RECIPE
 from detloom.errors import ArtifactError, RecipeError
 from detloom.json_values import without_nan
+from detloom.plugin_source import plugin_options
 
 if TYPE_CHECKING:
     from detloom.study.reporting import Report
@@ -26,6 +28,7 @@ __all__ = [
     "print_report",
     "refuse_existing",
     "refuse_fixed_settings",
+    "say_next",
     "set_option",
     "shown_progress",
 ]
@@ -73,6 +76,12 @@ def plugin_option(command: Command) -> Command:
         type=click.Path(path_type=Path),
         help="Run a plugin's file, as my_assigner.py, and use what it offers; may be repeated.",
     )(command)
+
+
+def say_next(artifact: Path, plugins: Sequence[Path | str]) -> None:
+    """Print what was written, and the command that uses it, with the files of plugins that it needs."""
+    words = ("detloom", "predict", str(artifact), "PICTURES", "-o", "found", *plugin_options(plugins))
+    click.echo(f"wrote {artifact}\nnext: {shlex.join(words)}")
 
 
 def force_option(command: Command) -> Command:

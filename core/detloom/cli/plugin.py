@@ -39,4 +39,4 @@ def new(name: str, kind: str, into: Path, *, as_json: bool) -> None:
     click.echo(f"wrote {folder}:")
     for file in files:
         click.echo(f"  {file}")
-    click.echo(f"next: cd {folder} && pip install -e . && pytest")
+    click.echo(f"next: cd {folder} && pip install -e '.[test]' && pytest")

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option
 from detloom.errors import RecipeError
+
+if TYPE_CHECKING:
+    from detloom.engine.run import Run
 
 __all__ = ["command"]
 
@@ -70,10 +73,11 @@ def command(
                 "best": _if_written(run.best),
                 "last": _if_written(run.last),
                 "metrics": run.metrics,
+                "message": run.message,
             }
         )
     elif run.status != "interrupted":
-        _report(run.directory, run.best, run.metrics)
+        _report(run)
     if run.status == "interrupted":
         raise click.exceptions.Exit(130)
 
@@ -83,7 +87,7 @@ def _if_written(path: Path) -> str | None:
     return str(path) if path.exists() else None
 
 
-def _report(directory: Path, best: Path, metrics: Any) -> None:
-    if metrics is not None:
-        click.echo(f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} in the best epoch")
-    click.echo(f"run: {directory}\nnext: detloom predict {best} PICTURES -o found")
+def _report(run: "Run") -> None:
+    if run.metrics is not None:
+        click.echo(f"AP {run.metrics['AP']:.3f}, AP50 {run.metrics['AP50']:.3f} in the best epoch")
+    click.echo(f"run: {run.directory}\nnext: {run.command('predict', str(run.best), 'PICTURES', '-o', 'found')}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from detloom.data.faults import faults_of
 from detloom.data.records import Fault
 from detloom.data.splits import open_splits
 from detloom.recipe import Recipe
@@ -24,4 +25,4 @@ def check_path(
         DataError: The data set cannot be read at all.
     """
     train, val = open_splits(path, recipe.data, recipe.tables.get("dataset"), decode=True, progress=progress)
-    return train.names, (*train.faults, *val.faults)
+    return train.names, faults_of((train, val))

@@ -15,7 +15,15 @@ from detloom.data.reading import read_picture, stored_and_seen_size
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
-__all__ = ["RecordBuilder", "as_number", "check_pictures", "counted_faults", "listed_faults", "refuse_faults"]
+__all__ = [
+    "RecordBuilder",
+    "as_number",
+    "check_pictures",
+    "counted_faults",
+    "faults_of",
+    "listed_faults",
+    "refuse_faults",
+]
 
 TOLERANCE = 1.0
 """Pixels by which a box may reach beyond its picture and be clipped without a word."""
@@ -178,7 +186,7 @@ def refuse_faults(parts: Iterable[Annotations], *, skip_bad: bool) -> int:
         DataError: Some would be left out; lists the first of them and says what to do.
     """
     parts = list(parts)
-    faults = [fault for part in parts for fault in part.faults if fault.is_left_out]
+    faults = [fault for fault in faults_of(parts) if fault.is_left_out]
     if not faults or skip_bad:
         return len(faults)
     sources = ", ".join(
@@ -188,6 +196,16 @@ def refuse_faults(parts: Iterable[Annotations], *, skip_bad: bool) -> int:
         f"{sources}: {listed_faults(faults)}\n"
         "  Mend them, or go on without the pictures and boxes concerned: --skip-bad, or skip_bad = true in [data]."
     )
+
+
+def faults_of(parts: Iterable[Annotations]) -> tuple[Fault, ...]:
+    """Return the faults of several splits; of pictures that two of them have, once."""
+    found: list[Fault] = []
+    seen: set[Fault] = set()
+    for part in parts:
+        found += [fault for fault in part.faults if fault not in seen]
+        seen.update(part.faults)
+    return tuple(found)
 
 
 def listed_faults(faults: Sequence[Fault]) -> str:

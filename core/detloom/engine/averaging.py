@@ -79,6 +79,7 @@ def average(
     recalibrate: bool | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
+    plugins: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Average:
     """Average the weights of artifacts of one network, and write the result as an artifact.
@@ -96,6 +97,7 @@ def average(
         recalibrate: Compute batch norm statistics over the training pictures; None does so where there is ``data``.
         overrides: Values of [data], [predict], [evaluator] and [dataset] by dotted key.
         device: Where to compute; the CPU when not given.
+        plugins: Files of plugins that are run; those that the artifacts name are not.
         progress: Called with what is done, the steps of it done and those in all.
 
     Raises:
@@ -108,7 +110,7 @@ def average(
     _check_request(paths, target, has_data=data is not None, greedy=greedy, recalibrate=bool(recalibrate))
     say = progress or (lambda _what, _done, _total: None)
     first, parts = _fitting(paths, say)
-    recipe = load_recipe(first.recipe, overrides)
+    recipe = load_recipe(first.recipe, overrides, plugins=plugins)
     kitchen = _Kitchen(load_artifact(paths[0]), recipe, recalibrate is not False, say)
     if device is not None:
         check_device(device)

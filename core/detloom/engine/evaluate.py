@@ -15,7 +15,7 @@ from detloom.assembly import build
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.detector import Detector
-from detloom.engine.predict import check_device, detect, detections_of, ready
+from detloom.engine.predict import Forward, check_device, detect, detections_of, ready
 from detloom.engine.report import write_report
 from detloom.engine.settings import Precision
 from detloom.errors import DataError, RecipeError
@@ -47,6 +47,7 @@ def evaluate(
     precision: Precision = "float32",
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    forward: Forward | None = None,
     report: str | Path | None = None,
 ) -> Metrics:
     """Return the metrics of a detector on a split; settings that are None are the recipe's.
@@ -66,6 +67,9 @@ def evaluate(
         precision: Of the forward pass.
         device: Where to compute; None stays where the detector is.
         progress: Called after each batch with the batches done and those of the split.
+        forward: Makes the raw maps in the place of the detector's own network, as an exported file does; the
+            detector's head decodes them. Give the form of the detector that the maps are of, or a recipe whose
+            ``[predict] fuse`` is off.
         report: Directory for precision-recall and confusion pictures and ``evaluation.json``.
 
     Raises:
@@ -90,6 +94,7 @@ def evaluate(
         precision=precision,
         device=device,
         progress=progress,
+        forward=forward,
     )
     metrics = evaluator.evaluate(found)
     if report is not None:
@@ -110,6 +115,7 @@ def detect_split(
     precision: Precision = "float32",
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    forward: Forward | None = None,
 ) -> dict[int, Detections]:
     """Return what is found in each picture of a split, by its index, with the settings of evaluation.
 
@@ -142,6 +148,7 @@ def detect_split(
                 agnostic=settings.agnostic,
                 candidates=settings.candidates,
                 precision=precision,
+                forward=forward,
             )
             names = [str(annotations.images[index].path) for index in batch_BCHW.indices]
             group = detections_of(kept, batch_BCHW.letterboxes, annotations.names, names)

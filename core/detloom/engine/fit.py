@@ -11,7 +11,7 @@ from torch import nn
 
 from detloom.artifacts import read_artifact, transfer_
 from detloom.assembly import assemble, build
-from detloom.data.faults import counted_faults, refuse_faults
+from detloom.data.faults import counted_faults, faults_of, refuse_faults
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
 from detloom.data.splits import open_splits
@@ -78,7 +78,7 @@ def fit(
         torch.manual_seed(settings.seed)
         detector = assemble(loaded, names=train.names)
         loader = _loader(loaded, detector, train, accelerator)
-        if notice := counted_faults((*train.faults, *val.faults)):
+        if notice := counted_faults(faults_of((train, val))):
             view.said(f"{data}: {notice}; `detloom check --data` lists them")
         if not (resume and has_state(out)):
             _start_from(detector, loaded, view)

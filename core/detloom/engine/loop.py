@@ -363,18 +363,18 @@ class Training:
 
     def _say_that_it_is_finished(self) -> None:
         run = self._run
-        self._view.said(
+        settings = ("--set", f"train.init_from={run.last}", "--set", "train.epochs=NUMBER")
+        longer = ("train", f"{run.directory / 'recipe.toml'}", "--data", run.data, *settings)
+        run.message = (
             f"{run.directory}: this run is finished: all of its {run.epochs} epochs are done\n"
-            "  To train longer, begin a new one with its weights: "
-            f"detloom train {run.directory / 'recipe.toml'} --data {run.data} --set train.init_from={run.last} "
-            "--set train.epochs=NUMBER"
+            f"  To train longer, begin a new one with its weights: {run.command(*longer)}"
         )
 
     def _say_the_end(self) -> None:
         run = self._run
         if run.status == "interrupted":
-            run.message = (
-                f"stopped on request after step {run.step}; go on with: detloom train --resume {run.directory}"
+            run.message = f"stopped on request after step {run.step}; go on with: " + run.command(
+                "train", "--resume", str(run.directory)
             )
         elif run.status == "stopped":
             run.message = f"an observer ended the run after epoch {len(run.history)}"

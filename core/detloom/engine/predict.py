@@ -29,7 +29,19 @@ from detloom.pictures import draw, make_directory, write_picture
 from detloom.settings import validated
 from detloom.structures import Detections, HeadMaps
 
-__all__ = ["check_device", "detect", "detections_json", "detections_of", "ready", "stream", "write_predictions"]
+__all__ = [
+    "Forward",
+    "check_device",
+    "detect",
+    "detections_json",
+    "detections_of",
+    "ready",
+    "stream",
+    "write_predictions",
+]
+
+Forward = Callable[[Tensor], Sequence[Tensor]]
+"""RGB in [0, 1], ``[B, 3, H, W]``, to the raw lead maps: what may stand in for a detector's own network."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LABEL_SIDE = 640
@@ -125,6 +137,7 @@ def detect(
     candidates: int = 30000,
     classes: Sequence[int] | None = None,
     precision: Precision = "float32",
+    forward: Forward | None = None,
 ) -> Kept:
     """Return what is found in a batch, in pixels of the network's input.
 
@@ -141,6 +154,7 @@ def detect(
         candidates: Of an image.
         classes: Indices.
         precision: Of the forward pass; decoding and suppression are in float32.
+        forward: Makes the raw maps in the place of the model, whose head decodes them; None for the model itself.
 
     Raises:
         TrainingError: Memory is short.
@@ -154,10 +168,9 @@ def detect(
     ):
         inputs_BCHW = images_BCHW.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
-            maps = model(inputs_BCHW)
-        assert isinstance(maps, HeadMaps)  # noqa: S101 - narrows the type
+            lead = _lead_maps(model, inputs_BCHW) if forward is None else forward(inputs_BCHW)
         return suppress(
-            model.head.decode(maps.lead),
+            model.head.decode(lead),
             score=score,
             overlap=None if model.head.traits.one_to_one else overlap,
             max_detections=max_detections,
@@ -166,6 +179,12 @@ def detect(
             candidates=candidates,
             classes=classes,
         )
+
+
+def _lead_maps(model: Detector, inputs_BCHW: Tensor) -> tuple[Tensor, ...]:
+    maps = model(inputs_BCHW)
+    assert isinstance(maps, HeadMaps)  # noqa: S101 - narrows the type
+    return maps.lead
 
 
 def detections_of(

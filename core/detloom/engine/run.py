@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
 from detloom.json_values import without_nan
+from detloom.plugin_source import plugin_options
 from detloom.recipe import PLUGINS, Recipe
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "differences", "has_state", "open_run", "read_run"]
@@ -37,6 +39,7 @@ Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 
 ROOT = Path("runs")
 RECIPE, ORIGINS, ABOUT, STATE, LOCK = "recipe.toml", "origins.json", "run.json", "state.safetensors", ".lock"
+ELSEWHERE = "Choose another place with --out (in Python out=...), below a folder that can be written."
 # All that can be in a directory before its recipe, which makes it one of a run.
 BEFORE_RECIPE = (LOCK, ORIGINS, ABOUT)
 
@@ -122,6 +125,10 @@ class Run:
         """Return the best epoch's metrics."""
         best = self.best_epoch
         return None if best is None else best.metrics
+
+    def command(self, *words: str) -> str:
+        """Return a command of ``detloom`` to paste into a shell, with the files of plugins that the run needs."""
+        return shlex.join(("detloom", *words, *plugin_options(self.recipe.plugins)))
 
     def fitness_of(self, metrics: Metrics) -> float:
         """Return the weighted sum of metrics; a metric that could not be measured counts as 0."""
@@ -282,7 +289,9 @@ def _directory(name: str, out: Path | str | None, *, resume: bool) -> Path:
         directory = Path(out)
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{out or ROOT}: the run's directory cannot be made: {reason(error)}") from error
+        raise ArtifactError(
+            f"{out or ROOT}: the run's directory cannot be made: {reason(error)}\n  {ELSEWHERE}"
+        ) from error
     return directory
 
 
@@ -313,7 +322,7 @@ def _locked(directory: Path) -> IO[str] | None:
     try:
         lock = (directory / LOCK).open("w", encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"{directory}: the directory cannot be written: {reason(error)}") from error
+        raise ArtifactError(f"{directory}: the directory cannot be written: {reason(error)}\n  {ELSEWHERE}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

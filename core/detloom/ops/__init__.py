@@ -1,1 +1,1 @@
-"""Pure tensor functions: boxes, overlaps, suppression. None of them holds state."""
+"""Pure functions: boxes, overlaps, suppression, scaling. None of them holds state."""

@@ -11,8 +11,8 @@ from detloom.data.faults import refuse_faults
 from detloom.data.splits import open_splits
 from detloom.errors import ArtifactError
 from detloom.kinds import Kind
-from detloom.recipe import Recipe, load_recipe
-from detloom.study.cells import Cell, checked_cells
+from detloom.recipe import Recipe
+from detloom.study.cells import Cell, base_of, checked_cells
 from detloom.study.directory import StudyDirectory
 from detloom.study.executor import Executor, LocalExecutor, WorkItem
 from detloom.study.reporting import Report
@@ -40,8 +40,7 @@ def prepare(study: Study, progress: Callable[[int, int], None] | None = None) ->
         RecipeError: The study cannot be used.
         DataError: The data cannot be used.
     """
-    base = load_recipe(study.settings.recipe, study.overrides)
-    train, _ = data_of(base, study.settings.data)
+    train, _ = data_of(base_of(study), study.settings.data)
     return checked_cells(study, num_classes=len(train.names), progress=progress)
 
 
@@ -168,7 +167,7 @@ def _seconds_of_a_picture(recipe: Recipe, names: tuple[str, ...]) -> float:
     box_14 = torch.tensor([[width * 0.25, height * 0.25, width * 0.6, height * 0.6]])
     boxes, labels = [box_14] * TIMED_SIDE, [torch.zeros(1, dtype=torch.int64)] * TIMED_SIDE
     targets = Targets.from_lists(boxes, labels, (height, width)).to(device)
-    images_BCHW = torch.rand(TIMED_SIDE, 3, height, width).to(device)
+    images_BCHW = torch.rand(TIMED_SIDE, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     taken = 0.0
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
@@ -195,7 +194,8 @@ def _latency_items(study: Study, cells: Sequence[Cell], directory: StudyDirector
         runs = [seed for seed in study.settings.seeds if directory.is_finished(cell.name, seed)]
         if runs and not directory.latency(cell.name).exists():
             run, out = directory.run(cell.name, runs[0]), directory.latency(cell.name)
-            task = latency_task(run, out=out, weights=study.settings.weights)
+            plugins = cell.recipe.plugins if cell.recipe else ()
+            task = latency_task(run, out=out, weights=study.settings.weights, plugins=plugins)
             yield WorkItem(f"{cell.name}, latency", task, directory.log(cell.name, "latency"))
 
 

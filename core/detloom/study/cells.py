@@ -13,7 +13,7 @@ from detloom.kinds import Kind
 from detloom.recipe import USE, Recipe, load_recipe
 from detloom.study.settings import SEED, Study
 
-__all__ = ["Cell", "cells_of", "checked_cells", "label_of", "overrides_of"]
+__all__ = ["Cell", "base_of", "cells_of", "checked_cells", "label_of", "overrides_of"]
 
 BASELINE = "baseline"
 LONGEST = 80
@@ -43,6 +43,16 @@ class Cell:
         """Return the recipe of one of its runs."""
         assert self.recipe is not None  # noqa: S101 - impossible cells have no runs
         return self.recipe.with_overrides({SEED: seed})
+
+
+def base_of(study: Study) -> Recipe:
+    """Return the recipe that the cells vary; runs the files of plugins that it, or the study, names.
+
+    Raises:
+        RecipeError: It cannot be used.
+        PluginError: The file of a plugin cannot be used.
+    """
+    return load_recipe(study.settings.recipe, study.overrides, plugins=study.settings.plugins, scale=False)
 
 
 def cells_of(study: Study) -> dict[str, dict[str, Any]]:
@@ -82,7 +92,7 @@ def checked_cells(
     Raises:
         RecipeError: The baseline itself is impossible, or two cells are the same.
     """
-    base = load_recipe(study.settings.recipe, study.overrides)
+    base = base_of(study)
     if base.data.holdout:
         raise RecipeError(
             f"{base.where('data', 'holdout')}: 'holdout' would measure each seed on other pictures; "

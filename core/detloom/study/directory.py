@@ -2,8 +2,8 @@
 
 study.json                   the study as resolved, which the next command must have, too
 cells/NAME/seed-0/           an ordinary run, with its matches and measured-last.json once it is finished
-cells/NAME/seed-0.log        what its process said
-cells/NAME/seed-0.error      why it failed, until it succeeds
+cells/NAME/log-seed-0.txt    what its process said
+cells/NAME/error-seed-0.txt  why it failed, until it succeeds
 cells/NAME/latency.json      milliseconds before and after the reparam passes
 report.json, report.html, report.md, report.csv, differences.png, curves.png
 .lock                        held by the command, and by the processes that it started
@@ -11,13 +11,14 @@ report.json, report.html, report.md, report.csv, differences.png, curves.png
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from detloom.durable import remove_leftovers, write_text
-from detloom.engine.run import differences
-from detloom.errors import ArtifactError
+from detloom.engine.run import ELSEWHERE, differences
+from detloom.errors import ArtifactError, reason
+from detloom.plugin_source import read_plugin_file
 from detloom.study.cells import Cell
 from detloom.study.matches import Weights
 from detloom.study.settings import Study
@@ -115,7 +116,9 @@ class StudyDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"{self.path}: the study's directory cannot be made: {error}") from error
+            raise ArtifactError(
+                f"{self.path}: the study's directory cannot be made: {reason(error)}\n  {ELSEWHERE}"
+            ) from error
         self._take_lock()
         try:
             self.check(study, cells)
@@ -137,7 +140,12 @@ class StudyDirectory:
             import fcntl
         except ImportError:  # Windows has no such locks; each run's own lock still keeps two processes apart.
             return
-        lock = (self.path / LOCK).open("w", encoding="utf-8")
+        try:
+            lock = (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path}: the study's directory cannot be written: {reason(error)}\n  {ELSEWHERE}"
+            ) from error
         limit = time.monotonic() + PATIENCE
         while True:
             try:
@@ -155,7 +163,11 @@ class StudyDirectory:
 
 
 def _content(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Return the study with its recipes resolved, so that a changed recipe is noticed, too."""
-    recipes: dict[str, Mapping[str, Any]] = {cell.name: cell.recipe.tables for cell in cells if cell.recipe is not None}
-    content: dict[str, Any] = json.loads(json.dumps({**study.as_data(), "recipes": recipes}))
-    return content
+    """Return the study with its recipes, resolved, and what its plugins' files hold, so that no change goes unseen."""
+    recipes = {cell.name: cell.recipe for cell in cells if cell.recipe is not None}
+    content = {**study.as_data(), "recipes": {name: recipe.tables for name, recipe in recipes.items()}}
+    paths = sorted({path for recipe in recipes.values() for path in recipe.plugins})
+    if files := [read_plugin_file(Path(path)) for path in paths]:
+        content["plugins"] = {file.name: f"sha256 {file.digest}" for file in files}
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain

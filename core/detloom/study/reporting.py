@@ -17,6 +17,7 @@ __all__ = [
     "caption",
     "rows",
     "seconds_in_words",
+    "statements",
     "terminal_tables",
 ]
 

@@ -15,6 +15,7 @@ from detloom.study.reporting import Report
 from detloom.study.results import CellResult, compared, read_result
 from detloom.study.statistics import METHOD
 from detloom.study.work import digest, latency, measure, measured_file, weights_of
+from detloom.workshop import workshop
 
 __all__ = ["compare_runs", "grouped"]
 
@@ -57,6 +58,7 @@ def compare_runs(
     *,
     weights: Weights = "last",
     data: str | None = None,
+    plugins: Sequence[str | Path] = (),
     resamples: int = 1000,
     confidence: float = 0.95,
     progress: Callable[[int, int], None] | None = None,
@@ -70,14 +72,18 @@ def compare_runs(
         groups: Directories of runs by the name of their group.
         weights: Which artifact of each run.
         data: Where the data set lies now, if it was moved.
+        plugins: Files of plugins that are run. Those that the runs' recipes name are not, unless given here.
         resamples: Draws of the bootstrap.
         confidence: Of the intervals.
         progress: Called with the runs measured and all of them.
 
     Raises:
         ArtifactError: A run or its weights cannot be read.
+        PluginError: The file of a plugin cannot be used.
         DataError: The data cannot be read, or runs were measured on different pictures.
     """
+    for each in plugins:
+        workshop().load_file(each)
     total, done = sum(len(runs) for runs in groups.values()), 0
     cells = []
     base = _without_seed(next(iter(groups.values()))[0])

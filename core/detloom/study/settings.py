@@ -17,7 +17,7 @@ tables of overrides, of which the first is the baseline.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,7 @@ class StudySettings(BaseModel):
         default="last",
         description="What is compared. The best epoch is chosen on the pictures that it is then measured on.",
     )
+    plugins: tuple[str, ...] = Field(default=(), description="Files of plugins, relative to the study.")
     resamples: int = Field(default=1000, ge=100, description="Draws of the bootstrap.")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the intervals.")
 
@@ -82,9 +83,10 @@ class Study:
     overrides: Mapping[str, Any]
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as JSON data."""
+        """Return it as JSON data, without plugins."""
         return {
-            **self.settings.model_dump(mode="json"),
+            # Where they lie is no part of the study; what they hold is that of its recipes.
+            **self.settings.model_dump(mode="json", exclude={"plugins"}),
             "name": self.name,
             "design": self.design,
             "axes": {key: list(values) for key, values in self.axes.items()},
@@ -93,8 +95,12 @@ class Study:
         }
 
 
-def load_study(path: Path | str) -> Study:
+def load_study(path: Path | str, *, plugins: Sequence[str | Path] = ()) -> Study:
     """Return the study of a file.
+
+    Args:
+        path: The file.
+        plugins: Files of plugins, beside those that the study names.
 
     Raises:
         RecipeError: All mistakes of its form together, each with its table.
@@ -114,9 +120,10 @@ def load_study(path: Path | str) -> Study:
     if complaints:
         raise RecipeError("\n".join(complaints))
     assert isinstance(settings, StudySettings)  # noqa: S101 - narrows the type
+    files = (*(str(path.parent / each) for each in settings.plugins), *map(str, plugins))
     return Study(
         name=path.stem,
-        settings=settings.model_copy(update={"recipe": _recipe(settings.recipe, path)}),
+        settings=settings.model_copy(update={"recipe": _recipe(settings.recipe, path), "plugins": files}),
         design="cells" if "cells" in tables else settings.design,
         axes={key: tuple(values) for key, values in tables.get("axes", {}).items()},
         cells={name: _flat(each) for name, each in tables.get("cells", {}).items()},

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from detloom.durable import write_text
 from detloom.errors import DataError, DetloomError, TrainingError
 from detloom.recipe import Recipe
 from detloom.study.executor import ERROR_MARK, INTERRUPTED, MISTAKE
+from detloom.workshop import workshop
 
 if TYPE_CHECKING:
     from detloom.study.matches import Weights
@@ -39,12 +40,13 @@ def train_task(recipe: Recipe, *, data: str, out: Path, weights: "Weights") -> d
         "origins": dict(recipe.origins),
         "summary": recipe.summary,
     }
-    return {"do": TRAIN, "recipe": plain, "data": data, "out": str(out), "weights": weights}
+    plugins = list(recipe.plugins)
+    return {"do": TRAIN, "recipe": plain, "data": data, "out": str(out), "weights": weights, "plugins": plugins}
 
 
-def latency_task(run: Path, *, out: Path, weights: "Weights") -> dict[str, Any]:
-    """Return the task to time the detector of a run and to write the times to ``out``."""
-    return {"do": LATENCY, "run": str(run), "out": str(out), "weights": weights}
+def latency_task(run: Path, *, out: Path, weights: "Weights", plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the task to time the detector of a run, with these files of plugins, and to write the times to ``out``."""
+    return {"do": LATENCY, "run": str(run), "out": str(out), "weights": weights, "plugins": list(plugins)}
 
 
 def perform(task: Mapping[str, Any]) -> None:
@@ -54,6 +56,9 @@ def perform(task: Mapping[str, Any]) -> None:
         DetloomError: It cannot be done.
         KeyboardInterrupt: It was asked to stop, and can be gone on with.
     """
+    # A process begins without them.
+    for each in task["plugins"]:
+        workshop().load_file(each)
     if task["do"] == LATENCY:
         found = latency(weights_of(Path(task["run"]), task["weights"]))
         write_text(Path(task["out"]), json.dumps(found) + "\n")
@@ -61,7 +66,7 @@ def perform(task: Mapping[str, Any]) -> None:
     from detloom.engine.fit import fit
 
     plain = task["recipe"]
-    recipe = Recipe(plain["name"], plain["tables"], plain["origins"], plain["summary"])
+    recipe = Recipe(plain["name"], plain["tables"], plain["origins"], plain["summary"], tuple(task["plugins"]))
     out = Path(task["out"])
     steps_before = _steps_done(out)
     run = fit(recipe, data=task["data"], out=out, resume=out.is_dir())

@@ -9,13 +9,24 @@ sentence; where a component breaks it, the message says what to change.
 """
 
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest import SkipTest
 
 from detloom.errors import PluginError, suggest
 from detloom.kinds import Kind
+
+try:
+    import hypothesis  # noqa: F401 - the modules below need it; without it they would say so in words of their own
+except ImportError as error:
+    raise PluginError(
+        "detloom.testing draws batches with Hypothesis, which is not installed: pip install 'detloom[testing]'"
+    ) from error
+
 from detloom.testing import (
     anchor_searches,
     assigners,
@@ -24,10 +35,13 @@ from detloom.testing import (
     datasets,
     emas,
     evaluators,
+    exporters,
     heads,
+    importers,
     networks,
     observers,
     reparams,
+    scalings,
 )
 from detloom.workshop import contracts
 
@@ -48,7 +62,11 @@ CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
     Kind.DATASET: datasets.CHECKS,
     Kind.EVALUATOR: evaluators.CHECKS,
     Kind.OBSERVER: observers.CHECKS,
+    Kind.EXPORTER: exporters.CHECKS,
+    Kind.IMPORTER: importers.CHECKS,
+    Kind.SCALING: scalings.CHECKS,
 }
+WITH_EXAMPLE = frozenset((*datasets.WITH_EXAMPLE, *reparams.WITH_EXAMPLE, *importers.WITH_EXAMPLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +77,15 @@ class Check:
         component: The class's name, and its settings.
         name: The function's name, a sentence.
         reason: Why it is expected to fail, or nothing.
+        lacks_example: Whether it works on an example of the author's, and there is none.
     """
 
     component: str
     name: str
     reason: str
+    lacks_example: bool
     _run: Callable[[], None] = field(repr=False)
+    _source: str = field(repr=False)
 
     @property
     def sentence(self) -> str:
@@ -76,15 +97,17 @@ class Check:
 
         Raises:
             AssertionError: The component breaks it; says how, and what to change.
+            SkipTest: It cannot be run here, as where packages are missing; pytest reports it as skipped.
         """
         try:
             self._run()
+        except SkipTest:
+            raise
         except AssertionError as error:
             raise AssertionError(f"{self.component}, {self.sentence}: {error}") from error
         except Exception as error:
-            raise AssertionError(
-                f"{self.component}, {self.sentence}: raised {type(error).__name__}: {error}"
-            ) from error
+            raised = f"raised {type(error).__name__}: {error}{_place(error, self._source)}"
+            raise AssertionError(f"{self.component}, {self.sentence}: {raised}") from error
 
 
 def checks_of(
@@ -102,7 +125,8 @@ def checks_of(
             or head must be one for three levels.
         expected_failures: Names of checks that it does not pass, each with the reason why it need not.
         example: What returns something to work on: for a reparam pass a model that it folds, which takes pictures
-            ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``.
+            ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``; for an importer a
+            ``ForeignCheckpoint`` that it knows, and the recipe that this holds the weights of.
 
     Raises:
         PluginError: The class is no component, its kind has no checks yet, it cannot be built with the settings,
@@ -122,8 +146,16 @@ def checks_of(
     _check_settings(cls, dict(settings or {}))
     build = construction.Build(cls, dict(settings or {}), example)
     label = _label(cls, dict(settings or {}))
+    source = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
     return [
-        Check(label, function.__name__, reasons.get(function.__name__, "").strip(), partial(function, build))
+        Check(
+            label,
+            function.__name__,
+            reasons.get(function.__name__, "").strip(),
+            example is None and function in WITH_EXAMPLE,
+            partial(function, build),
+            source,
+        )
         for function in functions
     ]
 
@@ -135,7 +167,7 @@ def check_component(
     expected_failures: Mapping[str, str] | None = None,
     example: Callable[[], Any] | None = None,
 ) -> None:
-    """Run all checks of a component; arguments are those of ``checks_of``.
+    """Run all checks of a component that can be run here; arguments are those of ``checks_of``.
 
     Raises:
         AssertionError: It breaks some, or passes one that is expected to fail; all are named.
@@ -145,6 +177,8 @@ def check_component(
     for check in checks_of(cls, settings=settings, expected_failures=expected_failures, example=example):
         try:
             check()
+        except SkipTest:
+            continue
         except AssertionError as error:
             if not check.reason:
                 complaints.append(str(error))
@@ -228,6 +262,12 @@ def _check_settings(cls: type[Any], settings: dict[str, Any]) -> None:
             f"{cls.__name__}: settings: it has no setting '{unknown[0]}'.{suggest(unknown[0], known)} "
             f"It has: {', '.join(known) or 'none'}"
         )
+
+
+def _place(error: Exception, source: str) -> str:
+    """Return at which line of the component's own file an error arose, if it is known."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    return f" ({source}, line {lines[-1]})" if lines else ""
 
 
 def _label(cls: type[Any], settings: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 Shape letters: see ``batches``.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from hypothesis import strategies as st
 from torch import Tensor
 
 from detloom.errors import PluginError
@@ -14,8 +15,19 @@ from detloom.results import check_assignment
 from detloom.structures import Assignment
 from detloom.testing.batches import EDGES, LAYOUTS, Batch, Layout, random_targets, rows_of, targets_of
 from detloom.testing.construction import Build, demand
+from detloom.testing.drawing import HEADS, PICTURES, Pictures, counted, holds_for_drawn, num_classes_of, told
 
-__all__ = ["Trial", "demand_probabilities", "demand_same", "edge_batch", "ordinary_batch", "tensors_of", "trials_of"]
+__all__ = [
+    "Trial",
+    "demand_of_batches",
+    "demand_of_drawn",
+    "demand_probabilities",
+    "demand_same",
+    "edge_batch",
+    "ordinary_batch",
+    "tensors_of",
+    "trials_of",
+]
 
 # Qualities and costs may be summed in another order.
 TOLERANCE = 1e-5
@@ -28,16 +40,23 @@ class Trial:
     Attributes:
         way: What is called, in words.
         is_auxiliary: Whether matches are those of the auxiliary predictions.
+        is_relaxed: Whether the relaxed form is asked.
     """
 
     assigner: Assigner
     layout: Layout
     way: str
-    is_auxiliary: bool
+    is_auxiliary: bool = False
+    is_relaxed: bool = False
 
     def __str__(self) -> str:
         """Return where a complaint lies."""
         return f"{self.way} on {self.layout}"
+
+    def anew(self, build: Build) -> "Trial":
+        """Return the same with a new assigner."""
+        assigner = build()
+        return replace(self, assigner=assigner.relaxed() if self.is_relaxed else assigner)
 
     def matches(self, batch: Batch) -> Assignment:
         """Return what the assigner returns."""
@@ -56,16 +75,96 @@ class Trial:
         return result
 
 
-def trials_of(build: Build) -> Iterator[Trial]:
+def trials_of(build: Build, layouts: Sequence[Layout] = LAYOUTS) -> Iterator[Trial]:
     """Yield every way on every kind of head that is served."""
-    for layout in LAYOUTS:
+    for layout in layouts:
         assigner = build()
         relaxed = assigner.relaxed()
-        for of, name in ((assigner, ""), (relaxed, "relaxed().")):
-            if isinstance(of, Assigner) and of.objection(layout.traits(one_to_one=of.one_to_one)) is None:
-                yield Trial(of, layout, f"{name}assign", is_auxiliary=False)
-                if not name:
-                    yield Trial(of, layout, "assign_auxiliary", is_auxiliary=True)
+        if _serves(assigner, layout):
+            yield Trial(assigner, layout, "assign")
+            yield Trial(assigner, layout, "assign_auxiliary", is_auxiliary=True)
+        if isinstance(relaxed, Assigner) and _serves(relaxed, layout):
+            yield Trial(relaxed, layout, "relaxed().assign", is_relaxed=True)
+
+
+def _serves(assigner: Assigner, layout: Layout) -> bool:
+    return assigner.objection(layout.traits(one_to_one=assigner.one_to_one)) is None
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """A way to ask for matches, and what it is given.
+
+    Attributes:
+        pictures: The objects of each.
+        more_classes: How many classes there are beyond those of the objects.
+        without: Levels of the lead that have no auxiliary priors.
+    """
+
+    trial: Trial
+    pictures: Pictures
+    more_classes: int
+    without: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        lacking = f", no auxiliary priors on levels {list(self.without)}" if self.without else ""
+        classes = counted(self.num_classes, "class", "classes")
+        return f"{classes}{lacking}, {told(self.pictures)}"
+
+    @property
+    def where(self) -> Trial:
+        """Return what is asked."""
+        return self.trial
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return num_classes_of(self.pictures, self.more_classes)
+
+    def batch(self) -> Batch:
+        """Return what the assigner is given, made anew."""
+        targets = targets_of(self.pictures)
+        return self.trial.layout.batch(targets, without=self.without, num_classes=self.num_classes)
+
+
+def demand_of_drawn(
+    build: Build, pictures: str, demanded: Callable[[Trial, Batch], None], *, on_some_levels: bool = False
+) -> None:
+    """Demand something of batches that are drawn.
+
+    Args:
+        build: What builds the assigner.
+        pictures: What kind of, see ``drawing.PICTURES``.
+        demanded: Raises an AssertionError where it is not met.
+        on_some_levels: Whether to ask for auxiliary matches alone, on some levels of the lead.
+    """
+    served = [
+        trial
+        for trial in trials_of(build, HEADS)
+        if not on_some_levels or (trial.is_auxiliary and trial.layout.levels > 1)
+    ]
+
+    @st.composite
+    def cases(draw: st.DrawFn) -> DrawnBatch:
+        trial = draw(st.sampled_from(served))
+        without: tuple[int, ...] = ()
+        if on_some_levels:
+            first = draw(st.integers(0, trial.layout.levels - 1))
+            last = draw(st.integers(first, trial.layout.levels - 1 if first else trial.layout.levels - 2))
+            without = tuple(range(first, last + 1))
+        return DrawnBatch(trial, draw(PICTURES[pictures]), draw(st.integers(0, 2)), without)
+
+    if served:
+        # A new assigner each time, so that what one remembers is not laid to another batch.
+        holds_for_drawn(cases(), lambda case: demanded(case.trial.anew(build), case.batch()))
+
+
+def demand_of_batches(build: Build, pictures: str, demanded: Callable[[Trial, Batch], None]) -> None:
+    """Demand something of batches that are drawn, and of a fixed one on every kind of head."""
+    demand_of_drawn(build, pictures, demanded)
+    for trial in trials_of(build):
+        demanded(trial, edge_batch(trial, pictures) if pictures in EDGES else ordinary_batch(trial))
 
 
 def ordinary_batch(trial: Trial) -> Batch:
@@ -109,7 +208,12 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     found = [targets.boxes_T4, targets.labels_T, targets.image_T]
     for predictions in (batch.lead, batch.auxiliary):
         priors = predictions.priors
-        values = (predictions.boxes_BP4, predictions.class_logits_BPC, predictions.objectness_BP)
+        values = (
+            predictions.boxes_BP4,
+            predictions.class_logits_BPC,
+            predictions.objectness_BP,
+            predictions.distribution_BP4R,
+        )
         found += [each for each in values if each is not None]
         found += [priors.centers_P2, priors.sizes_P2, priors.strides_P, priors.level_P]
     return found

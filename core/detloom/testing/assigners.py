@@ -16,6 +16,9 @@ from detloom.errors import DetloomError
 from detloom.interfaces import Assigner
 from detloom.structures import Assignment
 from detloom.testing.assigner_trials import (
+    Trial,
+    demand_of_batches,
+    demand_of_drawn,
     demand_probabilities,
     demand_same,
     edge_batch,
@@ -23,7 +26,7 @@ from detloom.testing.assigner_trials import (
     tensors_of,
     trials_of,
 )
-from detloom.testing.batches import LAYOUTS, random_targets, rows_of
+from detloom.testing.batches import LAYOUTS, Batch, random_targets, rows_of
 from detloom.testing.construction import Build, check_numbers, check_objections, check_signature, demand
 
 __all__ = ["CHECKS"]
@@ -47,8 +50,7 @@ def objection_is_a_reason_or_none(build: Build) -> None:
 
 def matches_are_a_valid_assignment(build: Build) -> None:
     """Types, shapes and indices are those of the contract."""
-    for trial in trials_of(build):
-        trial.valid_matches(ordinary_batch(trial))
+    demand_of_batches(build, "ordinary", _demand_valid)
 
 
 def ordinary_objects_are_learned(build: Build) -> None:
@@ -70,60 +72,65 @@ def batch_without_objects_has_no_matches(build: Build) -> None:
 
 def image_without_objects_has_no_matches(build: Build) -> None:
     """An image without objects among others counts in the batch, and has no rows."""
-    for trial in trials_of(build):
-        image_M = trial.valid_matches(edge_batch(trial, "none in some images")).image_M
-        wrong = int((image_M != 1).sum())
+
+    def demanded(trial: Trial, batch: Batch) -> None:
+        image_M = trial.valid_matches(batch).image_M
+        wrong = int((~torch.isin(image_M, batch.targets.image_T)).sum())
         demand(wrong == 0, f"{trial}: {wrong} matches in images without objects; check how padding is masked")
+
+    demand_of_batches(build, "none in some images", demanded)
 
 
 def hundreds_of_objects_in_an_image_are_served(build: Build) -> None:
     """A crowd of 300 beside an image with one object."""
-    _serves(build, "hundreds")
+    for trial in trials_of(build):
+        _demand_valid(trial, edge_batch(trial, "hundreds"))
 
 
 def equal_objects_are_served(build: Build) -> None:
     """Data sets hold the same box twice, with the same label and with another."""
-    _serves(build, "equal")
+    demand_of_batches(build, "equal", _demand_valid)
 
 
 def objects_at_the_border_are_served(build: Build) -> None:
     """Boxes in corners and along edges, where neighbouring cells are missing."""
-    _serves(build, "border")
+    demand_of_batches(build, "border", _demand_valid)
 
 
 def objects_larger_than_the_image_are_served(build: Build) -> None:
     """Boxes as large as the image, and beyond it."""
-    _serves(build, "large")
+    demand_of_batches(build, "large", _demand_valid)
 
 
 def objects_one_pixel_wide_are_served(build: Build) -> None:
     """Boxes that may overlap nothing and hold no prior's centre."""
-    _serves(build, "thin")
+    demand_of_batches(build, "thin", _demand_valid)
 
 
 def objects_all_of_one_class_are_served(build: Build) -> None:
     """A row of objects of the last class, none of the others."""
-    _serves(build, "one class")
+    demand_of_batches(build, "one class", _demand_valid)
 
 
 def order_of_objects_does_not_matter(build: Build) -> None:
     """Distinct objects listed in another order have the same matches."""
-    for trial in trials_of(build):
-        batch = ordinary_batch(trial)
+
+    def demanded(trial: Trial, batch: Batch) -> None:
+        targets = batch.targets
         # Reversed within each image.
-        order_T = torch.tensor([3, 2, 1, 0, 8, 7, 6, 5, 4])
-        targets = replace(
-            batch.targets, boxes_T4=batch.targets.boxes_T4[order_T], labels_T=batch.targets.labels_T[order_T]
-        )
-        listed, reversed_ = trial.matches(batch), trial.matches(replace(batch, targets=targets))
+        order_T = (targets.image_T * targets.num_targets - torch.arange(targets.num_targets)).argsort()
+        turned = replace(targets, boxes_T4=targets.boxes_T4[order_T], labels_T=targets.labels_T[order_T])
+        listed, reversed_ = trial.matches(batch), trial.matches(replace(batch, targets=turned))
         renamed = replace(reversed_, target_M=order_T[reversed_.target_M])
         demand_same(trial, listed, renamed, "objects listed in reverse order", "settle ties by values, not by position")
+
+    demand_of_batches(build, "ordinary", demanded)
 
 
 def images_do_not_affect_each_other(build: Build) -> None:
     """Matches of an image are the same alone and in a batch."""
-    for trial in trials_of(build):
-        batch = ordinary_batch(trial)
+
+    def demanded(trial: Trial, batch: Batch) -> None:
         together = trial.matches(batch)
         for image in range(batch.targets.num_images):
             single, first = batch.alone(image)
@@ -139,6 +146,8 @@ def images_do_not_affect_each_other(build: Build) -> None:
             demand_same(
                 trial, of_image, moved, "an image alone", "let nothing of one image enter another, padding least"
             )
+
+    demand_of_batches(build, "ordinary", demanded)
 
 
 def same_input_gives_the_same_matches(build: Build) -> None:
@@ -175,11 +184,14 @@ def no_gradient_flows_through_matches(build: Build) -> None:
 
 def quality_lies_between_0_and_1(build: Build) -> None:
     """Soft labels are probabilities, for sure and for absurd predictions, too."""
-    for trial in trials_of(build):
+
+    def demanded(trial: Trial, batch: Batch) -> None:
         for factor in (1.0, 60.0):
             logits = ("class_logits_BPC", "objectness_BP")
-            batch = ordinary_batch(trial).mapped(lambda values, factor=factor: values * factor, logits)  # type: ignore[misc]  # a default binds it
-            demand_probabilities(trial, trial.matches(batch).quality_M)
+            surer = batch.mapped(lambda values, factor=factor: values * factor, logits)  # type: ignore[misc]  # a default binds it
+            demand_probabilities(trial, trial.matches(surer).quality_M)
+
+    demand_of_batches(build, "ordinary", demanded)
 
 
 def nan_is_never_silent(build: Build) -> None:
@@ -203,8 +215,8 @@ def nan_is_never_silent(build: Build) -> None:
 
 def autocast_changes_no_match(build: Build) -> None:
     """Costs are computed in float32 whatever the training runs in."""
-    for trial in trials_of(build):
-        batch = ordinary_batch(trial)
+
+    def demanded(trial: Trial, batch: Batch) -> None:
         plain = trial.matches(batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = trial.matches(batch)
@@ -213,14 +225,15 @@ def autocast_changes_no_match(build: Build) -> None:
         demand(dtype == torch.float32, f"{trial}: under autocast quality_M is {dtype}, not float32; {advice}")
         demand_same(trial, plain, cast, "autocast to bfloat16", advice)
 
+    demand_of_batches(build, "ordinary", demanded)
+
 
 def auxiliary_outputs_on_some_levels_are_served(build: Build) -> None:
     """Auxiliary priors may lie on some lead levels alone; matches are indices into these."""
+    demand_of_drawn(build, "ordinary", _demand_valid, on_some_levels=True)
     for trial in trials_of(build):
         if trial.is_auxiliary and trial.layout.levels > 1:
-            batch = trial.layout.batch(random_targets((4, 5)), without=(0,))
-            trial.valid_matches(batch)
-            demand_probabilities(trial, trial.matches(batch).quality_M)
+            _demand_valid(trial, trial.layout.batch(random_targets((4, 5)), without=(0,)))
 
 
 def relaxed_form_finds_no_fewer_matches(build: Build) -> None:
@@ -285,9 +298,8 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
 )
 
 
-def _serves(build: Build, name: str) -> None:
-    for trial in trials_of(build):
-        demand_probabilities(trial, trial.valid_matches(edge_batch(trial, name)).quality_M)
+def _demand_valid(trial: Trial, batch: Batch) -> None:
+    demand_probabilities(trial, trial.valid_matches(batch).quality_M)
 
 
 def _with_nan_in_the_second_image(values: Tensor) -> Tensor:

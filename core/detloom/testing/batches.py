@@ -5,6 +5,7 @@ Shape letters: B images, P priors, C classes, L levels, A priors of a cell, R bi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "some_matches",
     "targets_of",
     "twice",
+    "with_boxes_of_distributions",
 ]
 
 SIZE = (64, 128)
@@ -51,9 +53,11 @@ class Layout:
 
     def __str__(self) -> str:
         """Return it in words."""
-        priors = f"{self.anchors} anchors a cell" if self.anchors else "points"
+        anchors = f"{self.anchors} {'anchor' if self.anchors == 1 else 'anchors'} a cell"
+        priors = anchors if self.anchors else "points"
         bins = f", distributions of {self.bins} bins" if self.bins else ""
-        return f"{priors} on {self.levels} levels, {'with' if self.objectness else 'without'} objectness{bins}"
+        levels = f"{self.levels} {'level' if self.levels == 1 else 'levels'}"
+        return f"{priors} on {levels}, {'with' if self.objectness else 'without'} objectness{bins}"
 
     def traits(self, *, one_to_one: bool = False) -> HeadTraits:
         """Return what such a head says of itself."""
@@ -61,16 +65,15 @@ class Layout:
 
     def priors(self, *, without: Sequence[int] = ()) -> Priors:
         """Return the priors, without those of some levels."""
-        strides = [8 * 2**level for level in range(self.levels)]
-        shapes = [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
-        if self.anchors:
-            # From wide to tall, about two cells large.
-            shape_A2 = torch.tensor([[2.0 - 0.75 * k, 1.25 + 0.75 * k] for k in range(self.anchors)])
-        else:
-            shape_A2 = torch.full((1, 2), 4.0)
-        sizes_LA2 = torch.tensor(strides)[:, None, None] * shape_A2
-        laid = [None if level in without else shape for level, shape in enumerate(shapes)]
-        return Priors.on_grids(laid, strides, sizes_LA2)
+        laid = _laid(self.levels, self.anchors, tuple(without))
+        # They are laid once; what a component changes in place must not reach the next batch.
+        return replace(
+            laid,
+            centers_P2=laid.centers_P2.clone(),
+            sizes_P2=laid.sizes_P2.clone(),
+            strides_P=laid.strides_P.clone(),
+            level_P=laid.level_P.clone(),
+        )
 
     def predictions(
         self, num_images: int, *, seed: int = 0, priors: Priors | None = None, num_classes: int = NUM_CLASSES
@@ -82,19 +85,38 @@ class Layout:
         size_BP2 = priors.sizes_P2 * (torch.rand((*shape, 2), generator=generator) + 0.5)
         shift_BP2 = torch.rand((*shape, 2), generator=generator) - 0.5
         center_BP2 = priors.centers_P2 + priors.strides_P[:, None] * shift_BP2
-        return Predictions(
+        found = Predictions(
             boxes_BP4=cxcywh_to_xyxy(torch.cat((center_BP2, size_BP2), dim=-1)),
             class_logits_BPC=torch.randn((*shape, num_classes), generator=generator),
             objectness_BP=torch.randn(shape, generator=generator) if self.objectness else None,
             priors=priors,
-            distribution_BP4R=torch.randn((*shape, 4, self.bins), generator=generator) if self.bins else None,
+            # Small distances are likelier, so that boxes are about as large as elsewhere.
+            distribution_BP4R=torch.randn((*shape, 4, self.bins), generator=generator) - torch.arange(self.bins) / 2
+            if self.bins
+            else None,
         )
+        return with_boxes_of_distributions(found)
 
-    def batch(self, targets: Targets, *, without: Sequence[int] = ()) -> "Batch":
+    def batch(self, targets: Targets, *, without: Sequence[int] = (), num_classes: int = NUM_CLASSES) -> "Batch":
         """Return lead predictions, and auxiliary ones without some levels, for the images of targets."""
-        lead = self.predictions(targets.num_images, seed=1)
-        auxiliary = self.predictions(targets.num_images, seed=2, priors=self.priors(without=without))
+        lead = self.predictions(targets.num_images, seed=1, num_classes=num_classes)
+        priors = self.priors(without=without)
+        auxiliary = self.predictions(targets.num_images, seed=2, priors=priors, num_classes=num_classes)
         return Batch(lead, auxiliary, targets)
+
+
+@cache
+def _laid(levels: int, anchors: int, without: tuple[int, ...]) -> Priors:
+    strides = [8 * 2**level for level in range(levels)]
+    shapes = [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
+    if anchors:
+        # From wide to tall, about two cells large.
+        shape_A2 = torch.tensor([[2.0 - 0.75 * k, 1.25 + 0.75 * k] for k in range(anchors)])
+    else:
+        shape_A2 = torch.full((1, 2), 4.0)
+    sizes_LA2 = torch.tensor(strides)[:, None, None] * shape_A2
+    laid = [None if level in without else shape for level, shape in enumerate(shapes)]
+    return Priors.on_grids(laid, strides, sizes_LA2)
 
 
 LAYOUTS = (
@@ -152,6 +174,20 @@ def map_predictions(
     values = {name: getattr(predictions, name) for name in names}
     changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
     return replace(predictions, **changed)
+
+
+def with_boxes_of_distributions(predictions: Predictions) -> Predictions:
+    """Return predictions whose boxes are the means of their distributions, where they have some.
+
+    So it is on a head that learns distributions: what reaches a box reaches its distribution.
+    """
+    distribution_BP4R, priors = predictions.distribution_BP4R, predictions.priors
+    if distribution_BP4R is None:
+        return predictions
+    bins_R = torch.arange(distribution_BP4R.shape[-1], dtype=torch.float32)
+    distance_BP4 = (distribution_BP4R.softmax(dim=-1) * bins_R).sum(dim=-1) * priors.strides_P[:, None]
+    corners_BP4 = distance_BP4 * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    return replace(predictions, boxes_BP4=priors.centers_P2.repeat(1, 2) + corners_BP4)
 
 
 def targets_of(images: Sequence[Sequence[Row]]) -> Targets:

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,16 +21,19 @@ class Build:
         cls: The component.
         settings: Its keyword arguments.
         example: What returns something for it to work on, of kinds that need it.
+        kept: What the checks of one component make once and all look at.
     """
 
     cls: type[Any]
     settings: Mapping[str, Any]
     example: Callable[[], Any] | None = None
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, *supplied: Any) -> Any:
         """Return a new one; where weights are random they are the same each time, and no global number is drawn."""
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(0)
+            # torch.manual_seed also seeds every device, which takes longer than to build most components.
+            torch.default_generator.manual_seed(0)
             return self.cls(*supplied, **self.settings)
 
 

@@ -6,41 +6,29 @@ are made here, so that no assigner takes part.
 Shape letters: see ``batches``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from detloom.errors import PluginError
-from detloom.interfaces import Criterion
-from detloom.results import check_losses
-from detloom.structures import Assignment, Predictions, Targets
-from detloom.testing.batches import LAYOUTS, Layout, map_predictions, random_targets, some_matches, twice
+from detloom.structures import Assignment
+from detloom.testing.batches import LAYOUTS, map_predictions, random_targets, some_matches
 from detloom.testing.construction import Build, check_numbers, check_objections, check_signature, demand
+from detloom.testing.criterion_trials import (
+    Trial,
+    demand_equal,
+    demand_finite,
+    demand_of_matches,
+    gradients_of,
+    learned,
+    learning,
+    total_of,
+    trials_of,
+    with_learned,
+    with_value,
+)
 
 __all__ = ["CHECKS"]
-
-LEARNED = ("boxes_BP4", "class_logits_BPC", "objectness_BP", "distribution_BP4R")
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A criterion on one kind of head, with ordinary matches."""
-
-    criterion: Criterion
-    layout: Layout
-    predictions: Predictions
-    assignment: Assignment
-    targets: Targets
-
-    def __str__(self) -> str:
-        """Return where a complaint lies."""
-        return f"losses on {self.layout}"
-
-    def losses(self) -> Mapping[str, Tensor]:
-        """Return what the criterion returns."""
-        return self.criterion.losses(self.predictions, self.assignment, self.targets)
 
 
 def settings_are_keyword_only_and_typed(build: Build) -> None:
@@ -60,26 +48,26 @@ def objection_is_a_reason_or_none(build: Build) -> None:
 
 
 def losses_are_named_finite_numbers(build: Build) -> None:
-    """A dict of names to scalars, finite for three classes and for one."""
-    for trial in _trials(build):
-        _demand_finite(trial)
+    """A dict of names to scalars, finite for several classes and for one."""
+    demand_of_matches(build, demand_finite, single_class=True)
+    for trial in trials_of(build):
         single = trial.layout.predictions(trial.targets.num_images, num_classes=1)
         targets = replace(trial.targets, labels_T=torch.zeros_like(trial.targets.labels_T))
-        _demand_finite(replace(trial, predictions=single, targets=targets), "with one class")
+        demand_finite(replace(trial, predictions=single, targets=targets), "with one class")
 
 
 def losses_without_matches_are_finite(build: Build) -> None:
     """A batch of background alone is learned from, too."""
-    for trial in _trials(build):
+    for trial in trials_of(build):
         none = torch.zeros(0, dtype=torch.int64)
-        predictions = _learning(trial.predictions)
         empty = Assignment(none, none, none, none.float())
         for targets in (trial.targets, random_targets((0, 0))):
+            predictions = learning(trial.predictions)
             bare = replace(trial, predictions=predictions, assignment=empty, targets=targets)
-            _demand_finite(bare, "without matches")
-            total = _total(bare.losses())
+            demand_finite(bare, "without matches")
+            total = total_of(bare.losses())
             demand(total.requires_grad, f"{trial}: without matches there is no gradient; keep the logits in the sum")
-            for name, gradient in _gradients(total, predictions).items():
+            for name, gradient in gradients_of(total, predictions).items():
                 demand(
                     gradient is None or gradient.isfinite().all(),
                     f"{trial}: without matches the gradient of {name} is not finite; divide by a count of at least 1",
@@ -87,12 +75,12 @@ def losses_without_matches_are_finite(build: Build) -> None:
 
 
 def gradient_reaches_boxes_and_classes(build: Build) -> None:
-    """All that a matched prior predicts learns something, finite."""
-    for trial in _trials(build):
-        predictions = _learning(trial.predictions)
-        total = _total(replace(trial, predictions=predictions).losses())
+    """All that a matched prior predicts learns something, finite; distributions by their boxes or by themselves."""
+    for trial in trials_of(build):
+        predictions = learning(trial.predictions)
+        total = total_of(replace(trial, predictions=predictions).losses())
         demand(total.requires_grad, f"{trial}: no loss has a gradient; compute them outside of torch.no_grad()")
-        for name, gradient in _gradients(total, predictions).items():
+        for name, gradient in gradients_of(total, predictions).items():
             reached = gradient is not None and bool((gradient != 0).any())
             demand(reached, f"{trial}: no gradient reaches {name}; it would never be learned: do not detach it")
             demand(gradient is not None and gradient.isfinite().all(), f"{trial}: the gradient of {name} is not finite")
@@ -100,55 +88,63 @@ def gradient_reaches_boxes_and_classes(build: Build) -> None:
 
 def losses_do_not_grow_with_the_batch(build: Build) -> None:
     """The same images twice have the same losses, as these are means."""
-    for trial in _trials(build):
-        twice = _twice(trial)
-        for name, loss in trial.losses().items():
-            other = twice.losses()[name]
+
+    def demanded(trial: Trial) -> None:
+        once, twice = trial.losses(), trial.twice().losses()
+        for name, loss in once.items():
             demand(
-                torch.allclose(loss, other, rtol=1e-4, atol=1e-6),
-                f"{trial}: '{name}' is {loss.item():.6g}, and {other.item():.6g} for the same images twice; divide by "
-                "a count of matches, qualities or images",
+                torch.allclose(loss, twice[name], rtol=1e-4, atol=1e-6),
+                f"{trial}: '{name}' is {loss.item():.6g}, and {twice[name].item():.6g} for the same images twice; "
+                "divide by a count of matches, qualities or images",
             )
+
+    # A sum of qualities that losses are divided by is taken for 1 where it is less; that of three matches is more.
+    demand_of_matches(build, demanded, fewest=3)
 
 
 def ignored_priors_cost_nothing(build: Build) -> None:
     """What a prior without a match predicts plays no part where it is ignored."""
-    for trial in _trials(build):
-        ignored_BP = _is_free(trial)
+
+    def demanded(trial: Trial) -> None:
+        ignored_BP = trial.is_free_BP()
         ignored_BP[:, ::2] = False
-        before = replace(trial, assignment=replace(trial.assignment, ignored_BP=ignored_BP))
+        before = trial.ignoring(ignored_BP)
         surer = map_predictions(
             trial.predictions,
-            lambda values, where=ignored_BP: _with(values, where, 5.0),  # type: ignore[misc]  # a default binds it
+            lambda values: with_value(values, ignored_BP, 5.0),
             ("class_logits_BPC", "objectness_BP"),
         )
-        _demand_equal(
+        demand_equal(
             before,
             replace(before, predictions=surer),
             "depends on what ignored priors predict; leave out the class and objectness losses of ignored_BP",
         )
 
+    demand_of_matches(build, demanded)
+
 
 def ignoring_a_matched_prior_changes_nothing(build: Build) -> None:
     """``ignored_BP`` says nothing of matched priors."""
-    for trial in _trials(build):
-        of_matched_BP = ~_is_free(trial)
-        none = replace(trial, assignment=replace(trial.assignment, ignored_BP=torch.zeros_like(of_matched_BP)))
-        _demand_equal(
-            none,
-            replace(trial, assignment=replace(trial.assignment, ignored_BP=of_matched_BP)),
+
+    def demanded(trial: Trial) -> None:
+        of_matched_BP = ~trial.is_free_BP()
+        demand_equal(
+            trial.ignoring(torch.zeros_like(of_matched_BP)),
+            trial.ignoring(of_matched_BP),
             "changes when a matched prior is marked as ignored; the mark counts for priors without a match alone",
         )
+
+    demand_of_matches(build, demanded)
 
 
 def quality_of_nan_makes_a_loss_nan(build: Build) -> None:
     """Assigners report NaN predictions so; the training stops at a loss of NaN."""
-    for trial in _trials(build):
+    for trial in trials_of(build):
         quality_M = trial.assignment.quality_M.clone()
         quality_M[0] = torch.nan
         losses = replace(trial, assignment=replace(trial.assignment, quality_M=quality_M)).losses()
         demand(
-            _total(losses).isnan(),
+            total_of(losses).isnan(),
             f"{trial}: a match of quality NaN leaves the losses without NaN; use the quality in a loss, without "
             "clamping NaN away",
         )
@@ -157,24 +153,22 @@ def quality_of_nan_makes_a_loss_nan(build: Build) -> None:
 def nan_predictions_make_a_loss_nan(build: Build) -> None:
     """NaN in what a matched prior predicts is not lost."""
     where = "do not replace NaN, and let no mask hide it"
-    for trial in _trials(build):
-        matched_BP = ~_is_free(trial)
-        for name in ("boxes_BP4", "class_logits_BPC", "objectness_BP"):
-            broken = map_predictions(
-                trial.predictions,
-                lambda values, at=matched_BP: _with(values, at, torch.nan),  # type: ignore[misc]  # a default binds it
-                (name,),
+    for trial in trials_of(build):
+        matched_BP = ~trial.is_free_BP()
+        for name, values in learned(trial.predictions).items():
+            broken = replace(
+                trial, predictions=with_learned(trial.predictions, {name: with_value(values, matched_BP, torch.nan)})
             )
-            has_it = getattr(trial.predictions, name) is not None
             demand(
-                not has_it or _total(replace(trial, predictions=broken).losses()).isnan(),
+                total_of(broken.losses()).isnan(),
                 f"{trial}: NaN in {name} of matched priors leaves the losses without NaN; {where}",
             )
 
 
 def autocast_changes_no_loss(build: Build) -> None:
     """Losses are computed in float32 whatever the training runs in."""
-    for trial in _trials(build):
+
+    def demanded(trial: Trial) -> None:
         plain = trial.losses()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = trial.losses()
@@ -185,22 +179,24 @@ def autocast_changes_no_loss(build: Build) -> None:
                 "`with torch.autocast(device_type, enabled=False)`",
             )
 
+    demand_of_matches(build, demanded)
+
 
 def inputs_are_left_alone(build: Build) -> None:
     """Nothing given is changed in place."""
-    for trial, fresh in zip(_trials(build), _trials(build), strict=True):
+    for trial, fresh in zip(trials_of(build), trials_of(build), strict=True):
         trial.losses()
-        for mine, theirs in zip(_tensors(trial), _tensors(fresh), strict=True):
+        for mine, theirs in zip(trial.tensors(), fresh.tensors(), strict=True):
             demand(torch.equal(mine, theirs), f"{trial}: an input was changed in place; work on a copy")
 
 
 def auxiliary_outputs_on_some_levels_are_served(build: Build) -> None:
     """Auxiliary priors may lie on some lead levels alone; these keep their numbers."""
-    for trial in _trials(build):
+    for trial in trials_of(build):
         if trial.layout.levels > 1:
             predictions = trial.layout.predictions(2, priors=trial.layout.priors(without=(0,)))
             assignment = some_matches(predictions, trial.targets)
-            _demand_finite(
+            demand_finite(
                 replace(trial, predictions=predictions, assignment=assignment),
                 "with priors on all levels but the finest; use Grid.level, not its place among the grids",
             )
@@ -222,79 +218,3 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
     inputs_are_left_alone,
     auxiliary_outputs_on_some_levels_are_served,
 )
-
-
-def _trials(build: Build) -> Iterator[Trial]:
-    """Yield a trial on every kind of head that is served."""
-    for layout in LAYOUTS:
-        criterion = build()
-        if criterion.objection(layout.traits()) is None:
-            targets = random_targets((4, 5))
-            predictions = layout.predictions(targets.num_images, seed=1)
-            yield Trial(criterion, layout, predictions, some_matches(predictions, targets), targets)
-
-
-def _demand_finite(trial: Trial, how: str = "") -> None:
-    where = f"{trial} {how}".strip()
-    losses = trial.losses()
-    try:
-        check_losses(losses, trial.criterion)
-    except PluginError as error:
-        raise AssertionError(f"{where}: {error}") from error
-    for name, loss in losses.items():
-        demand(loss.isfinite(), f"{where}: '{name}' is {loss.item()}; divide by a count of at least 1")
-
-
-def _demand_equal(first: Trial, second: Trial, complaint: str) -> None:
-    other = second.losses()
-    for name, loss in first.losses().items():
-        demand(torch.allclose(loss, other[name], rtol=1e-6, atol=0), f"{first}: '{name}' {complaint}")
-
-
-def _total(losses: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(losses.values())).sum()
-
-
-def _learning(predictions: Predictions) -> Predictions:
-    return map_predictions(predictions, lambda values: values.clone().requires_grad_())
-
-
-def _gradients(total: Tensor, predictions: Predictions) -> dict[str, Tensor | None]:
-    inputs = {name: getattr(predictions, name) for name in LEARNED if getattr(predictions, name) is not None}
-    return dict(zip(inputs, torch.autograd.grad(total, list(inputs.values()), allow_unused=True), strict=True))
-
-
-def _is_free(trial: Trial) -> Tensor:
-    """Return ``[B, P]``: whether a prior has no match."""
-    free_BP = torch.ones(trial.predictions.boxes_BP4.shape[:2], dtype=torch.bool)
-    free_BP[trial.assignment.image_M, trial.assignment.prior_M] = False
-    return free_BP
-
-
-def _with(values: Tensor, where_BP: Tensor, value: float) -> Tensor:
-    changed = values.clone()
-    changed[where_BP] = value
-    return changed
-
-
-def _twice(trial: Trial) -> Trial:
-    """Return the same batch twice over, as one."""
-    targets, given, images = trial.targets, trial.assignment, trial.targets.num_images
-    return replace(
-        trial,
-        predictions=map_predictions(trial.predictions, lambda values: torch.cat((values, values))),
-        assignment=Assignment(
-            torch.cat((given.image_M, given.image_M + images)),
-            torch.cat((given.prior_M, given.prior_M)),
-            torch.cat((given.target_M, given.target_M + targets.num_targets)),
-            torch.cat((given.quality_M, given.quality_M)),
-        ),
-        targets=twice(targets),
-    )
-
-
-def _tensors(trial: Trial) -> list[Tensor]:
-    given, targets = trial.assignment, trial.targets
-    found = [getattr(trial.predictions, name) for name in LEARNED]
-    found += [given.image_M, given.prior_M, given.target_M, given.quality_M, targets.boxes_T4, targets.labels_T]
-    return [each for each in found if each is not None]

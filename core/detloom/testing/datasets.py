@@ -16,7 +16,7 @@ from detloom.errors import DataError
 from detloom.interfaces import Dataset
 from detloom.testing.construction import Build, check_signature, demand
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "WITH_EXAMPLE"]
 
 SPLIT = "train"
 COLUMNS = {
@@ -134,6 +134,14 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
     objects_are_found,
     reading_twice_gives_the_same,
 )
+
+WITH_EXAMPLE = tuple(
+    each
+    for each in CHECKS
+    if each
+    not in (settings_are_keyword_only_and_typed, other_folders_are_not_recognised, missing_data_are_a_data_error)
+)
+"""Those that work on the author's example."""
 
 
 def _example(build: Build) -> Path:

@@ -5,26 +5,27 @@ Shape letter: N boxes of one image.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from detloom.data.records import Annotations, ImageRecord
 from detloom.errors import DetloomError
 from detloom.interfaces import Evaluator, Metrics
 from detloom.structures import Detections
+from detloom.testing.batches import Row
 from detloom.testing.construction import Build, demand
 from detloom.testing.construction import check_signature as check_constructor
+from detloom.testing.drawing import PICTURES, Pictures, holds_for_drawn, told
 
 __all__ = ["CHECKS"]
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 NAMES = ("cat", "dog", "bird")
 SIZE = (240, 320)
-
-Row = tuple[int, float, float, float, float]
-"""Label and corners of a box."""
 
 # Small and middling objects; none is large, and there is no bird.
 TRUTH: tuple[tuple[Row, ...], ...] = (
@@ -53,17 +54,28 @@ def all_numbers_have_their_names(build: Build) -> None:
 
 def true_boxes_have_a_precision_of_1(build: Build) -> None:
     """Nothing can be better."""
+
+    def demanded(case: DrawnTruth) -> None:
+        found = _metrics(build, _all_of(case.pictures), case.pictures)
+        for name in ("AP", "AP50", "AP75", "AR100"):
+            _demand_one(name, found.summary[name])
+
+    holds_for_drawn(DRAWN_TRUTH, demanded)
     found = _metrics(build, _true())
     for name in ("AP", "AP50", "AP75", "APs", "APm", "AR100"):
-        value = found.summary[name]
-        demand(math.isclose(value, 1, abs_tol=1e-6), f"{name} of the annotated boxes themselves is {value}, not 1")
+        _demand_one(name, found.summary[name])
 
 
 def nothing_found_has_a_precision_of_0(build: Build) -> None:
     """Pictures without detections, or without mention, are missed."""
-    for what, detections in (("empty", {i: _found([]) for i in range(len(TRUTH))}), ("no", {})):
-        value = _metrics(build, detections).summary["AP"]
-        demand(value == 0, f"AP of {what} detections is {value}, not 0; objects that are not found are missed")
+
+    def demanded(case: DrawnTruth) -> None:
+        for what, detections in (("empty", {i: _found([]) for i in range(len(case.pictures))}), ("no", {})):
+            value = _metrics(build, detections, case.pictures).summary["AP"]
+            demand(value == 0, f"AP of {what} detections is {value}, not 0; objects that are not found are missed")
+
+    holds_for_drawn(DRAWN_TRUTH, demanded)
+    demanded(DrawnTruth(TRUTH))
 
 
 def what_cannot_be_measured_is_nan(build: Build) -> None:
@@ -152,9 +164,32 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
 )
 
 
-def _annotations(*, crowd: bool = False) -> Annotations:
+@dataclass(frozen=True, slots=True)
+class DrawnTruth:
+    """The objects of each picture."""
+
+    pictures: Pictures
+
+    @property
+    def where(self) -> str:
+        """Return what is asked."""
+        return "evaluate"
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return told(self.pictures, SIZE)
+
+
+DRAWN_TRUTH = st.builds(DrawnTruth, PICTURES["ordinary"] | PICTURES["none in some images"])
+
+
+def _demand_one(name: str, value: float) -> None:
+    demand(math.isclose(value, 1, abs_tol=1e-6), f"{name} of the annotated boxes themselves is {value}, not 1")
+
+
+def _annotations(truth: Pictures = TRUTH, *, crowd: bool = False) -> Annotations:
     images = []
-    for index, rows in enumerate(TRUTH):
+    for index, rows in enumerate(truth):
         every = [*rows, CROWD] if crowd and index == 1 else list(rows)
         table_N5 = np.array(every, np.float32).reshape(-1, 5)
         boxes_N4 = table_N5[:, 1:]
@@ -183,12 +218,18 @@ def _found(rows: Sequence[Row], scores: Sequence[float] = ()) -> Detections:
     return Detections(table_N5[order_N, 1:], scores_N[order_N], table_N5[order_N, 0].long(), NAMES, SIZE)
 
 
+def _all_of(pictures: Pictures) -> dict[int, Detections]:
+    return {index: _found(rows) for index, rows in enumerate(pictures)}
+
+
 def _true() -> dict[int, Detections]:
-    return {index: _found(rows) for index, rows in enumerate(TRUTH)}
+    return _all_of(TRUTH)
 
 
-def _metrics(build: Build, detections: Mapping[int, Detections], *, crowd: bool = False) -> Metrics:
-    evaluator: Evaluator = build(_annotations(crowd=crowd))
+def _metrics(
+    build: Build, detections: Mapping[int, Detections], truth: Pictures = TRUTH, *, crowd: bool = False
+) -> Metrics:
+    evaluator: Evaluator = build(_annotations(truth, crowd=crowd))
     return evaluator.evaluate(detections)
 
 

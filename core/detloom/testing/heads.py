@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from detloom.errors import RecipeError
+from detloom.host.decoder import decoded
 from detloom.interfaces import Head
 from detloom.structures import FeatureSpec, HeadMaps, Predictions, Role
 from detloom.testing.batches import NUM_CLASSES, SIZE
 from detloom.testing.construction import Build, check_numbers, check_signature, demand
-from detloom.testing.host_decoder import decoded
+from detloom.testing.head_trials import LEVELS, demand_of_maps, level_tensors, maps_of
 
 __all__ = ["CHECKS"]
 
-LEVELS = (FeatureSpec(8, 8), FeatureSpec(16, 16), FeatureSpec(24, 32))
 AUXILIARY = tuple(replace(spec, role=Role.AUXILIARY) for spec in LEVELS)
 
 
@@ -38,8 +38,8 @@ def numbers_without_sense_are_refused_by_name(build: Build) -> None:
 def each_level_has_a_map(build: Build) -> None:
     """Maps come finest first, one of each lead level, as large as the level."""
     head = _head(build)
-    levels = _levels()
-    maps = _maps(head, levels)
+    levels = level_tensors()
+    maps = maps_of(head, levels)
     demand(len(maps) == len(levels), f"{len(maps)} lead maps for {len(levels)} levels; return one for each, in order")
     for level, raw in zip(levels, maps, strict=True):
         demand(
@@ -50,31 +50,33 @@ def each_level_has_a_map(build: Build) -> None:
 
 def predictions_have_the_shapes_of_their_priors(build: Build) -> None:
     """Every prior of every image has a box and a logit of each class."""
-    head = _head(build).train()
-    maps = _maps(head, _levels())
-    found = head.decode(maps)
-    sizes = [(grid.height, grid.width, grid.stride, grid.level) for grid in found.priors.grids]
-    expected = [(*raw.shape[2:], spec.stride, i) for i, (raw, spec) in enumerate(zip(maps, LEVELS, strict=True))]
-    demand(sizes == expected, f"priors on grids {sizes} for maps {expected} (rows, columns, stride, level)")
-    shape = (maps[0].shape[0], found.priors.num_priors)
-    shapes: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("boxes_BP4", found.boxes_BP4, (*shape, 4)),
-        ("class_logits_BPC", found.class_logits_BPC, (*shape, NUM_CLASSES)),
-        ("objectness_BP", found.objectness_BP, shape),
-        ("distribution_BP4R", found.distribution_BP4R, (*shape, 4, head.traits.distribution_bins)),
-    ]
-    for name, values, wanted in shapes:
-        demand(
-            values is None or tuple(values.shape) == wanted,
-            f"{name} has shape {None if values is None else list(values.shape)}, not {list(wanted)}",
-        )
+
+    def demanded(head: Head, maps: tuple[Tensor, ...]) -> None:
+        found = head.train().decode(maps)
+        sizes = [(grid.height, grid.width, grid.stride, grid.level) for grid in found.priors.grids]
+        expected = [(*raw.shape[2:], spec.stride, i) for i, (raw, spec) in enumerate(zip(maps, LEVELS, strict=True))]
+        demand(sizes == expected, f"priors on grids {sizes} for maps {expected} (rows, columns, stride, level)")
+        shape = (maps[0].shape[0], found.priors.num_priors)
+        shapes: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+            ("boxes_BP4", found.boxes_BP4, (*shape, 4)),
+            ("class_logits_BPC", found.class_logits_BPC, (*shape, head.num_classes)),
+            ("objectness_BP", found.objectness_BP, shape),
+            ("distribution_BP4R", found.distribution_BP4R, (*shape, 4, head.traits.distribution_bins)),
+        ]
+        for name, values, wanted in shapes:
+            demand(
+                values is None or tuple(values.shape) == wanted,
+                f"{name} has shape {None if values is None else list(values.shape)}, not {list(wanted)}",
+            )
+
+    demand_of_maps(build, 1, demanded)
 
 
 def predictions_are_float32(build: Build) -> None:
     """Maps in half precision, as autocast makes them, are decoded in float32."""
     head = _head(build).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = tuple(raw.bfloat16() for raw in _maps(head, _levels()))
+        maps = tuple(raw.bfloat16() for raw in maps_of(head, level_tensors()))
         found = head.decode(maps)
     for name, values in _values(found).items():
         demand(
@@ -85,18 +87,21 @@ def predictions_are_float32(build: Build) -> None:
 
 def predictions_are_finite_and_boxes_not_inverted(build: Build) -> None:
     """Maps of any values give boxes, as those of an early training."""
-    head = _head(build)
-    found = head.decode(_wide(_maps(head, _levels()), 40.0))
-    for name, values in _values(found).items():
-        demand(values.isfinite().all(), f"{name} is not finite for maps of values about 40; limit what grows")
-    size_BP2 = found.boxes_BP4[..., 2:] - found.boxes_BP4[..., :2]
-    demand((size_BP2 >= 0).all(), "boxes have a negative width or height; decode sizes to numbers above 0")
+
+    def demanded(head: Head, maps: tuple[Tensor, ...]) -> None:
+        found = head.decode(maps)
+        for name, values in _values(found).items():
+            demand(values.isfinite().all(), f"{name} is not finite for wide maps; limit what grows")
+        size_BP2 = found.boxes_BP4[..., 2:] - found.boxes_BP4[..., :2]
+        demand((size_BP2 >= 0).all(), "boxes have a negative width or height; decode sizes to numbers above 0")
+
+    demand_of_maps(build, 40, demanded)
 
 
 def traits_agree_with_predictions(build: Build) -> None:
     """What the head says of itself before it runs is what it predicts."""
     head = _head(build).train()
-    found = head.decode(_maps(head, _levels()))
+    found = head.decode(maps_of(head, level_tensors()))
     traits = head.traits
     demand(head.num_classes == NUM_CLASSES, f"num_classes is {head.num_classes}, not {NUM_CLASSES} as given")
     demand(traits.levels == len(LEVELS), f"traits.levels is {traits.levels}, with {len(LEVELS)} lead levels given")
@@ -114,20 +119,22 @@ def traits_agree_with_predictions(build: Build) -> None:
 
 def host_decodes_the_same_from_the_spec(build: Build) -> None:
     """``decode_spec`` is JSON, and says all that a decoder needs."""
-    head = _head(build)
-    maps = _wide(_maps(head, _levels()), 6.0)
-    wanted = head.decode(maps)
-    scores_PC = wanted.class_logits_BPC[0].sigmoid()
-    if wanted.objectness_BP is not None:
-        scores_PC = wanted.objectness_BP[0].sigmoid()[:, None] * scores_PC
-    spec = json.loads(json.dumps(head.decode_spec()))
-    boxes, scores = decoded(spec, [raw[0].numpy() for raw in maps])
-    for name, host, own in (("boxes", boxes, wanted.boxes_BP4[0]), ("scores", scores, scores_PC)):
-        demand(
-            host.shape == own.shape
-            and np.allclose(host, own.numpy(), rtol=1e-4, atol=1e-2 if name == "boxes" else 1e-6),
-            f"a host that follows decode_spec() finds other {name} than decode(); make the two agree",
-        )
+
+    def demanded(head: Head, maps: tuple[Tensor, ...]) -> None:
+        wanted = head.decode(maps)
+        scores_PC = wanted.class_logits_BPC[0].sigmoid()
+        if wanted.objectness_BP is not None:
+            scores_PC = wanted.objectness_BP[0].sigmoid()[:, None] * scores_PC
+        spec = json.loads(json.dumps(head.decode_spec()))
+        boxes, scores = decoded(spec, [raw[0].numpy() for raw in maps])
+        for name, host, own in (("boxes", boxes, wanted.boxes_BP4[0]), ("scores", scores, scores_PC)):
+            demand(
+                host.shape == own.shape
+                and np.allclose(host, own.numpy(), rtol=1e-4, atol=1e-2 if name == "boxes" else 1e-6),
+                f"a host that follows decode_spec() finds other {name} than decode(); make the two agree",
+            )
+
+    demand_of_maps(build, 6, demanded)
 
 
 def spec_says_whether_to_suppress(build: Build) -> None:
@@ -144,7 +151,7 @@ def spec_says_whether_to_suppress(build: Build) -> None:
 def auxiliary_maps_come_in_training_alone(build: Build) -> None:
     """What serves training costs nothing afterwards."""
     for head, specs in _heads(build):
-        levels = _levels(specs)
+        levels = level_tensors(specs)
         evaluated: HeadMaps = head.eval()(levels)
         demand(evaluated.auxiliary == (), "there are auxiliary maps in evaluation mode; return them in training alone")
         if len(specs) > len(LEVELS):
@@ -159,7 +166,7 @@ def auxiliary_maps_come_in_training_alone(build: Build) -> None:
 def auxiliary_priors_keep_their_levels(build: Build) -> None:
     """Auxiliary maps on some levels have the priors of the lead there."""
     for head, specs in _heads(build):
-        maps: HeadMaps = head.train()(_levels(specs))
+        maps: HeadMaps = head.train()(level_tensors(specs))
         if not maps.auxiliary:
             continue
         lead, auxiliary = head.decode(maps.lead), head.decode(maps.auxiliary)
@@ -177,13 +184,13 @@ def auxiliary_priors_keep_their_levels(build: Build) -> None:
 def grids_of_any_size_are_served(build: Build) -> None:
     """Another size of image has other priors, and the first size its own again."""
     head = _head(build)
-    first = head.decode(_maps(head, _levels()))
+    first = head.decode(maps_of(head, level_tensors()))
     for height, width in ((96, 64), (64, 96), SIZE):
-        maps = _maps(head, _levels(size=(height, width)))
+        maps = maps_of(head, level_tensors(size=(height, width)))
         shapes = [(grid.height, grid.width) for grid in head.decode(maps).priors.grids]
         wanted = [tuple(raw.shape[2:]) for raw in maps]
         demand(shapes == wanted, f"maps of {wanted} cells have priors on {shapes}; lay priors anew for each size")
-    again = head.decode(_maps(head, _levels()))
+    again = head.decode(maps_of(head, level_tensors()))
     same = torch.equal(again.boxes_BP4, first.boxes_BP4)
     demand(same, "the same image has other boxes after images of other sizes; keep what is cached apart by size")
 
@@ -191,9 +198,9 @@ def grids_of_any_size_are_served(build: Build) -> None:
 def images_do_not_affect_each_other(build: Build) -> None:
     """In evaluation mode an image alone has the predictions that it has in a batch."""
     head = _head(build)
-    levels = _levels()
-    together = head.decode(_maps(head, levels))
-    alone = head.decode(_maps(head, [level[1:2] for level in levels]))
+    levels = level_tensors()
+    together = head.decode(maps_of(head, levels))
+    alone = head.decode(maps_of(head, [level[1:2] for level in levels]))
     for (name, values), single in zip(_values(together).items(), _values(alone).values(), strict=True):
         same = torch.allclose(values[1:2], single, rtol=1e-4, atol=1e-4)
         demand(same, f"{name} of an image depends on the other images of its batch in evaluation mode")
@@ -202,10 +209,10 @@ def images_do_not_affect_each_other(build: Build) -> None:
 def copy_predicts_the_same(build: Build) -> None:
     """The averaged model and the deployed form are copies."""
     head = _head(build)
-    levels = _levels()
-    found = head.decode(_maps(head, levels))
+    levels = level_tensors()
+    found = head.decode(maps_of(head, levels))
     twin = deepcopy(head)
-    copied = twin.decode(_maps(twin, levels))
+    copied = twin.decode(maps_of(twin, levels))
     for (name, values), again in zip(_values(found).items(), _values(copied).values(), strict=True):
         demand(torch.equal(values, again), f"{name} of a deep copy differ; keep all state in parameters and buffers")
 
@@ -213,7 +220,7 @@ def copy_predicts_the_same(build: Build) -> None:
 def gradients_reach_all_parameters(build: Build) -> None:
     """A parameter without a gradient never learns, and stops training over several processes."""
     for head, specs in _heads(build):
-        maps: HeadMaps = head.train()(_levels(specs))
+        maps: HeadMaps = head.train()(level_tensors(specs))
         outputs = [head.decode(each) for each in (maps.lead, maps.auxiliary) if each]
         torch.stack([v.square().mean() for found in outputs for v in _values(found).values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch types it not
         without = [name for name, parameter in head.named_parameters() if parameter.grad is None]
@@ -256,26 +263,6 @@ def _heads(build: Build) -> list[tuple[Head, tuple[FeatureSpec, ...]]]:
             # It says that it takes none.
             continue
     return heads
-
-
-def _levels(specs: Sequence[FeatureSpec] = LEVELS, size: tuple[int, int] = SIZE) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    return [
-        torch.randn(2, spec.channels, size[0] // spec.stride, size[1] // spec.stride, generator=generator)
-        for spec in specs
-    ]
-
-
-def _maps(head: Head, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        maps: HeadMaps = head(levels)
-    return maps.lead
-
-
-def _wide(maps: Sequence[Tensor], factor: float) -> tuple[Tensor, ...]:
-    """Return random maps of the same shapes, wide enough for limits to matter."""
-    generator = torch.Generator().manual_seed(5)
-    return tuple(factor * torch.randn(raw.shape, generator=generator) for raw in maps)
 
 
 def _values(predictions: Predictions) -> dict[str, Tensor]:

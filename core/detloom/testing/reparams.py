@@ -14,7 +14,7 @@ from detloom.reparam import fold
 from detloom.shapes import shapes_only
 from detloom.testing.construction import Build, check_signature, demand
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "WITH_EXAMPLE"]
 
 Named = tuple[str, nn.Module]
 
@@ -113,6 +113,9 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
     nothing_is_left_to_fold_afterwards,
     folding_gives_no_more_than_it_takes,
 )
+
+WITH_EXAMPLE = (example_is_folded_somewhere,)
+"""That which works on the author's example; the others have networks of their own beside it."""
 
 
 class _ReadTwice(nn.Module):

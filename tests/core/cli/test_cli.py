@@ -84,6 +84,18 @@ def test_check_counts_the_classes_of_the_data(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["num_classes"] == 5
 
 
+def test_check_of_faulty_data_tells_what_goes_on_without_the_faults(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, unseen=0)
+    next((data / "images").rglob("train_*")).unlink()
+
+    refused = run("check", "demo", "--data", str(data))
+    skipped = run("check", "demo", "--data", str(data), "--set", "data.skip_bad=true")
+
+    assert refused.exit_code == 2
+    assert "`detloom train --skip-bad`, or skip_bad = true in [data]" in refused.stdout
+    assert "--skip-bad" not in skipped.stdout
+
+
 def test_list_as_json_has_the_documented_keys() -> None:
     rows = json.loads(run("list", "--json").stdout)
 

@@ -68,7 +68,23 @@ def test_what_the_kit_cannot_check_is_no_failure() -> None:
 
     assert result.exit_code == 0
     assert "kit: dataset 'new-component' (file component.py, sha256 " in result.output
-    assert "not checked: the kit needs an example, which the plugin's own tests have" in result.output
+    assert "passes 3 checks\n" in result.output
+    assert (
+        "not checked: they need an example, which the plugin's own tests have: example is recognised, " in result.output
+    )
+
+
+def test_what_needs_no_example_is_checked_without_one(tmp_path: Path) -> None:
+    source = (Path(doctor.__file__).parents[1] / "templates" / "dataset" / "component.py").read_text(encoding="utf-8")
+    greedy = source.replace('return (path / CLASSES).is_file() and any(path.glob("*.csv"))', "return True")
+    (tmp_path / "plugin.py").write_text(greedy, encoding="utf-8")
+
+    result = invoke("--plugin", tmp_path / "plugin.py", "--kit", "--json")
+
+    assert result.exit_code == 2
+    (found,) = json.loads(result.output)["kit"]
+    assert found["checks"] == 3
+    assert ["other folders are not recognised" in each for each in found["failures"]] == [True]
 
 
 def test_without_the_kit_nothing_is_checked_and_all_is_fine() -> None:

@@ -18,6 +18,7 @@ from detloom.interfaces import Fold
 from detloom_plugins.fold_implicit import FoldImplicitPass
 
 NAMES = ("cup", "saucer")
+NARROW_NECK = {"neck.widths": [8] * 3, "neck.hidden": [8] * 3, "neck.outputs": [8] * 3}
 
 
 def run(*arguments: str) -> Result:
@@ -112,6 +113,26 @@ def test_other_passes_can_be_named(artifact: Path) -> None:
     facts = json.loads(run(str(artifact), "--plan", "--pass", "fuse-bn", "--json").stdout)
 
     assert {each["pass"] for each in facts["folds"]} == {"fuse-bn"}
+
+
+def test_forms_for_chips_are_written_and_read_back(tmp_path: Path) -> None:
+    artifact, out = tmp_path / "narrow.safetensors", tmp_path / "chip.safetensors"
+    detector = assemble("demo", {"backbone.widths": [8] * 4, "backbone.hidden": [8] * 4, **NARROW_NECK}, names=NAMES)
+    assert detector.recipe is not None
+    save_artifact(artifact, detector, recipe=detector.recipe, names=NAMES)
+    names = ("drop-auxiliary", "merge-repconv", "fold-implicit", "fuse-bn", "equalise", "spp-cascade", "raw-outputs")
+
+    result = run(str(artifact), "-o", str(out), "--size", "64", *(part for each in names for part in ("--pass", each)))
+
+    assert result.exit_code == 0, result.output
+    assert "raw-outputs: folds 1, leaves 0" in result.output
+    assert read_artifact(out).folded == names
+    trained, deployed = load_artifact(artifact), load_artifact(out)
+    images_BCHW = torch.rand(1, 3, 96, 64)
+    with torch.inference_mode():
+        found, expected = deployed.predictions(images_BCHW), trained.predictions(images_BCHW)
+        assert [raw.shape[1] for raw in deployed(images_BCHW).lead] == [12, 3, 6] * 3
+    torch.testing.assert_close(found.boxes_BP4, expected.boxes_BP4, rtol=1e-4, atol=1e-3)
 
 
 def test_recipe_without_weights_is_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from detloom.data.faults import RecordBuilder, as_number, check_pictures, counted_faults, refuse_faults
+from detloom.data.faults import RecordBuilder, as_number, check_pictures, counted_faults, faults_of, refuse_faults
 from detloom.data.records import Annotations, Fault, ImageRecord
 from detloom.errors import DataError
 
@@ -185,6 +185,14 @@ def test_faults_are_refused_together_and_the_first_shown(painted: Annotations) -
     assert "annotation 20" not in text
     assert "... and 5 more" in text
     assert "--skip-bad" in text
+
+
+def test_fault_of_a_picture_in_two_splits_is_listed_once_and_two_alike_in_one_split_twice(painted: Annotations) -> None:
+    shared, alike = Fault("a.txt", "line 1", "is wrong"), Fault("b.txt", "line 1", "is wrong")
+    splits = [replace(painted, faults=(shared, alike, alike)), replace(painted, faults=(shared,))]
+
+    assert faults_of(splits) == (shared, alike, alike)
+    assert refuse_faults(splits, skip_bad=True) == 3
 
 
 def test_faults_are_counted_when_they_may_be_skipped(painted: Annotations) -> None:

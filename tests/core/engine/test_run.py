@@ -149,6 +149,13 @@ def test_run_without_its_description_is_told_so(tmp_path: Path) -> None:
         read_run(tmp_path / "run")
 
 
+def test_directory_below_a_file_is_told_to_be_put_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+
+    with pytest.raises(ArtifactError, match=r"cannot be made: .*\n  Choose another place with --out"):
+        opened(tmp_path / "notes.txt" / "run")
+
+
 def test_occupied_directory_is_told_the_command_that_goes_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from detloom.errors import ArtifactError
+from detloom.recipe import Recipe
+from detloom.study.cells import Cell
 from detloom.study.directory import StudyDirectory
 from detloom.study.settings import Study, StudySettings
 
@@ -42,6 +44,20 @@ def test_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
         StudyDirectory(tmp_path).open(STUDY, [])
 
 
+def test_directory_below_a_file_is_told_to_be_put_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(ArtifactError, match=r"cannot be made: .*\n  Choose another place with --out"):
+        StudyDirectory(tmp_path / "thesis.txt" / "one").open(STUDY, [])
+
+
+def test_directory_that_cannot_be_written_is_told_to_be_put_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*\n  Choose another place with --out"):
+        StudyDirectory(tmp_path).open(STUDY, [])
+
+
 def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
     directory = StudyDirectory(tmp_path / "one")
     directory.run("a", 0).mkdir(parents=True)
@@ -51,3 +67,19 @@ def test_errors_are_kept_until_a_run_succeeds(tmp_path: Path) -> None:
     directory.note("a", 0, "")
 
     assert (kept, directory.error("a", 0)) == ("no memory", "")
+
+
+def test_plugin_that_holds_something_else_now_is_a_change_and_one_that_was_moved_is_none(tmp_path: Path) -> None:
+    def cells(folder: str, content: str) -> list[Cell]:
+        path = tmp_path / folder / "mine.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        return [Cell("a", {}, recipe=Recipe("r", {}, {}, plugins=(str(path),)))]
+
+    directory = StudyDirectory(tmp_path / "one")
+    directory.open(STUDY, cells("here", "1"))
+    directory.close()
+
+    directory.check(STUDY, cells("there", "1"))
+    with pytest.raises(ArtifactError, match=r"differs in plugins\.mine\.py \('sha256 6b86b2"):
+        directory.check(STUDY, cells("there", "2"))

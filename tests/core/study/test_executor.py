@@ -126,7 +126,7 @@ def test_the_task_of_a_worker_that_is_unknown_fails_with_its_output(tmp_path: Pa
     # The real worker.
     (found,) = LocalExecutor().run([WorkItem("a", {"do": "nothing"}, tmp_path / "log.txt")])
 
-    assert found.error.startswith("KeyError: 'recipe'")
+    assert found.error.startswith("KeyError: 'plugins'")
     assert json.dumps(found.item.task) == '{"do": "nothing"}'
 
 

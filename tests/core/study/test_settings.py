@@ -48,6 +48,14 @@ def test_recipe_path_is_relative_to_the_study(tmp_path: Path) -> None:
     assert study.settings.recipe == str(tmp_path / "mine.toml")
 
 
+def test_plugins_of_a_study_are_relative_to_it_and_those_of_the_command_are_not(tmp_path: Path) -> None:
+    path = written(tmp_path, 'plugins = ["code/mine.py"]\n' + GOOD + AXES)
+
+    study = load_study(path, plugins=[Path("here.py")])
+
+    assert study.settings.plugins == (str(tmp_path / "code" / "mine.py"), "here.py")
+
+
 def test_all_mistakes_are_told_at_once_with_suggestions(tmp_path: Path) -> None:
     text = 'recipe = 3\nsedes = [1]\nseeds = [0, 0]\n[axes]\nasigner = ["a", "b"]\n"train.seed" = [1, 2]\n'
 

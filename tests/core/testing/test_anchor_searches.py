@@ -35,41 +35,57 @@ class QuantileSearch(AnchorSearch):
 
 
 class PositionalSearch(QuantileSearch):
+    """Takes its setting by position as well."""
+
     def __init__(self, places: int = 1) -> None:
         super().__init__(places=places)
 
 
 class DividingSearch(QuantileSearch):
+    """Divides by its setting, whatever it is."""
+
     def __init__(self, *, places: int = 1) -> None:
         super().__init__(places=places)
         self.share = 1 / max(places, 0)
 
 
 class ShareSearch(QuantileSearch):
+    """Has a recall in per cent."""
+
     min_recall = 98.0
 
 
 class DistinctSearch(QuantileSearch):
+    """Returns eight anchors at most."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         return found_A2[:8]
 
 
 class EqualSearch(QuantileSearch):
+    """Returns anchors of size 0 where all boxes are alike."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         return found_A2 * 0 if sizes_N2.std() == 0 else found_A2
 
 
 class UnsortedSearch(QuantileSearch):
+    """Returns the largest anchor first."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         return found_A2.flip(0)
 
 
 class TurnedSearch(QuantileSearch):
+    """Returns anchors that are all as the smallest box."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         return found_A2[:1] * torch.linspace(1, 1.1, len(found_A2))[:, None]
 
 
 class RestlessSearch(QuantileSearch):
+    """Returns other anchors at each call."""
+
     calls = 0
 
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
@@ -78,12 +94,16 @@ class RestlessSearch(QuantileSearch):
 
 
 class DrawingSearch(QuantileSearch):
+    """Draws from torch's global generator."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         torch.rand(1)
         return found_A2
 
 
 class RoundingSearch(QuantileSearch):
+    """Rounds the boxes that it is given in place."""
+
     def spoiled(self, found_A2: Tensor, sizes_N2: Tensor, generator: torch.Generator) -> Tensor:
         sizes_N2.round_()
         return found_A2

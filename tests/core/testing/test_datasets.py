@@ -61,11 +61,15 @@ def with_first(found: Annotations, **changes: Any) -> Annotations:
 
 
 class PositionalDataset(PlainDataset):
+    """Takes its setting by position as well."""
+
     def __init__(self, path: Path, strict: bool = True) -> None:
         super().__init__(path, strict=strict)
 
 
 class ModestDataset(PlainDataset):
+    """Recognises nothing."""
+
     @classmethod
     def recognises(cls, path: Path) -> bool:
         del path
@@ -73,12 +77,16 @@ class ModestDataset(PlainDataset):
 
 
 class GreedyDataset(PlainDataset):
+    """Recognises every folder."""
+
     @classmethod
     def recognises(cls, path: Path) -> bool:
         return path.is_dir()
 
 
 class RawDataset(PlainDataset):
+    """Raises the error of the operating system where there is nothing to read."""
+
     def read(self, split: str) -> Annotations:
         if not self.path.exists():
             raise FileNotFoundError(self.path)
@@ -86,31 +94,43 @@ class RawDataset(PlainDataset):
 
 
 class AnySplitDataset(PlainDataset):
+    """Reads the training split whatever it is asked for."""
+
     def read(self, split: str) -> Annotations:
         return super().read("train" if self.path.exists() else split)
 
 
 class CountingFromOneDataset(PlainDataset):
+    """Counts classes from 1."""
+
     def spoiled(self, found: Annotations) -> Annotations:
         return with_first(found, labels_N=found.images[0].labels_N + 1)
 
 
 class UnclippedDataset(PlainDataset):
+    """Has boxes beyond their picture."""
+
     def spoiled(self, found: Annotations) -> Annotations:
         return with_first(found, boxes_N4=found.images[0].boxes_N4 * np.float32(3))
 
 
 class LostDataset(PlainDataset):
+    """Has a path that is relative to the data set."""
+
     def spoiled(self, found: Annotations) -> Annotations:
         return with_first(found, path=Path("a.jpg"))
 
 
 class BlindDataset(PlainDataset):
+    """Reads no objects."""
+
     def record(self, name: str, rows: list[list[str]]) -> ImageRecord:
         return super().record(name, rows[:0])
 
 
 class RestlessDataset(PlainDataset):
+    """Lists the pictures backwards every second time."""
+
     turn = 0
 
     def spoiled(self, found: Annotations) -> Annotations:

@@ -21,6 +21,8 @@ Found = Mapping[int, Detections]
 
 
 class PlainEvaluator(PycocotoolsEvaluator):
+    """Returns the numbers of pycocotools."""
+
     def __init__(self, annotations: Annotations, *, strict: bool = True) -> None:
         super().__init__(self.read(annotations))
         self.strict = strict
@@ -30,35 +32,47 @@ class PlainEvaluator(PycocotoolsEvaluator):
 
 
 class PositionalEvaluator(PlainEvaluator):
+    """Takes its setting by position as well."""
+
     def __init__(self, annotations: Annotations, strict: bool = True) -> None:
         super().__init__(annotations, strict=strict)
 
 
 class TerseEvaluator(PlainEvaluator):
+    """Gives no AP50 of the classes."""
+
     def evaluate(self, detections: Found) -> Metrics:
         found = super().evaluate(detections)
         return replace(found, per_class={name: {"AP": row["AP"]} for name, row in found.per_class.items()})
 
 
 class StingyEvaluator(PlainEvaluator):
+    """Has an AR100 of nine tenths."""
+
     def evaluate(self, detections: Found) -> Metrics:
         found = super().evaluate(detections)
         return replace(found, summary={**found.summary, "AR100": 0.9 * found.summary["AR100"]})
 
 
 class PresentEvaluator(PlainEvaluator):
+    """Has an AP of NaN where no image is mentioned."""
+
     def evaluate(self, detections: Found) -> Metrics:
         found = super().evaluate(detections)
         return found if detections else replace(found, summary={**found.summary, "AP": float("nan")})
 
 
 class ZeroEvaluator(PlainEvaluator):
+    """Has an APl of 0 where nothing is large."""
+
     def evaluate(self, detections: Found) -> Metrics:
         found = super().evaluate(detections)
         return replace(found, summary={**found.summary, "APl": 0.0})
 
 
 class UnrankedEvaluator(PlainEvaluator):
+    """Does not rank detections by their scores."""
+
     def evaluate(self, detections: Found) -> Metrics:
         equal = {i: replace(each, scores_N=torch.full_like(each.scores_N, 0.5)) for i, each in detections.items()}
         if 1 in equal and len(equal[1]) == 2 and equal[1].boxes_N4[:, 0].max() == 200:
@@ -68,18 +82,24 @@ class UnrankedEvaluator(PlainEvaluator):
 
 
 class LooseEvaluator(PlainEvaluator):
+    """Has the AP at an overlap of 0.5 for that at 0.75."""
+
     def evaluate(self, detections: Found) -> Metrics:
         found = super().evaluate(detections)
         return replace(found, summary={**found.summary, "AP75": found.summary["AP50"]})
 
 
 class CrowdlessEvaluator(PlainEvaluator):
+    """Takes crowds for objects."""
+
     def read(self, annotations: Annotations) -> Annotations:
         images = [replace(each, is_crowd_N=each.is_crowd_N & False) for each in annotations.images]
         return replace(annotations, images=tuple(images))
 
 
 class MemorisingEvaluator(PlainEvaluator):
+    """Halves its numbers once it was given nothing."""
+
     emptied = False
 
     def evaluate(self, detections: Found) -> Metrics:
@@ -90,6 +110,8 @@ class MemorisingEvaluator(PlainEvaluator):
 
 
 class IgnoringEvaluator(PlainEvaluator):
+    """Leaves out images that are not in the split."""
+
     def evaluate(self, detections: Found) -> Metrics:
         return super().evaluate({index: each for index, each in detections.items() if index < 4})
 

@@ -48,21 +48,29 @@ class PlainPass(ReparamPass):
 
 
 class PositionalPass(PlainPass):
+    """Takes its setting by position as well."""
+
     def __init__(self, tidy: bool = True) -> None:
         super().__init__(tidy=tidy)
 
 
 class ShyPass(PlainPass):
+    """Applies nowhere."""
+
     def plan(self, model: nn.Module) -> list[Fold]:
         return [replace(place, applies=False) for place in super().plan(model)]
 
 
 class MutePass(PlainPass):
+    """Gives no reasons."""
+
     def plan(self, model: nn.Module) -> list[Fold]:
         return [replace(place, reason=" ") for place in super().plan(model)]
 
 
 class HastyPass(PlainPass):
+    """Sets a statistic while it plans."""
+
     def plan(self, model: nn.Module) -> list[Fold]:
         for module in model.modules():
             if isinstance(module, Doubled):
@@ -71,12 +79,16 @@ class HastyPass(PlainPass):
 
 
 class ReadingPass(PlainPass):
+    """Plans nothing on the meta device."""
+
     def plan(self, model: nn.Module) -> list[Fold]:
         found = super().plan(model)
         return [] if any(each.is_meta for each in model.parameters()) else found
 
 
 class WrongPass(PlainPass):
+    """Forgets the bias of one of two kernels."""
+
     @torch.no_grad()
     def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
         assert isinstance(module, Doubled)
@@ -85,6 +97,8 @@ class WrongPass(PlainPass):
 
 
 class EagerPass(PlainPass):
+    """Plans to fold what it has folded."""
+
     def plan(self, model: nn.Module) -> list[Fold]:
         found = super().plan(model)
         places = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -95,6 +109,8 @@ class EagerPass(PlainPass):
 
 
 class HoardingPass(PlainPass):
+    """Leaves a hundred numbers behind."""
+
     def fold(self, module: nn.Module, fold: Fold) -> nn.Module:
         made = super().fold(module, fold)
         made.register_buffer("before", torch.zeros(100))

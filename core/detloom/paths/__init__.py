@@ -1,0 +1,1 @@
+"""Ways of the gradient through a detector: traced, counted, told, drawn."""

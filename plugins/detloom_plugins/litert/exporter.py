@@ -1,0 +1,90 @@
+"""The exporter of LiteRT files."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from detloom.errors import ExportError, RecipeError
+from detloom.export.network import Exported, Network, Placement, Preflight, Runner, Verdict
+from detloom.interfaces import Exporter
+from detloom_plugins.litert.conversion import convert_to_float, convert_to_int8, graph_of
+from detloom_plugins.litert.ranges import Calibration
+from detloom_plugins.litert.reading import read
+from detloom_plugins.litert.runners import make_runner
+
+__all__ = ["LitertExporter"]
+
+FLOAT_FILE, INT8_FILE = "model_float.tflite", "model.tflite"
+
+
+class LitertExporter(Exporter):
+    """LiteRT (TFLite) files of 8-bit integers, for phones, microcontrollers and compilers of NPUs.
+
+    Args:
+        numbers: ``int8`` throughout, input and outputs included, or ``float32``.
+        calibration: How ranges of numbers are found: their extremes, or a percentile of them.
+        percentile: How many of a hundred numbers are within the range.
+    """
+
+    calibrates = True
+
+    def __init__(
+        self,
+        *,
+        numbers: Literal["int8", "float32"] = "int8",
+        calibration: Calibration = "percentile",
+        percentile: float = 99.99,
+    ) -> None:
+        if not 50 < percentile <= 100:
+            raise RecipeError(f"percentile must be above 50 and at most 100, got {percentile}")
+        self.numbers = numbers
+        self.calibration: Calibration = calibration
+        self.percentile = percentile
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Return which packages are missing, or None."""
+        absent = [name for name in ("ai_edge_litert", "flatbuffers") if find_spec(name) is None]
+        packages = " and ".join(name.replace("_", "-") for name in absent)
+        return f"litert needs {packages}: pip install 'detloom[litert]'" if absent else None
+
+    def check(self, network: Network) -> Preflight:
+        """Return what cannot be written; where a written operator runs is a chip's to say."""
+        verdicts = tuple(
+            Verdict(each.module, each.operator, Placement.REFUSED, each.reason, each.remedy)
+            for each in read(network).refusals
+        )
+        return Preflight(
+            "litert", "the operators that detloom writes LiteRT files with; the format is no chip", verdicts
+        )
+
+    def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
+        """Write the 8-bit file and the float32 one, or the latter alone."""
+        graph = graph_of(network)
+        real = convert_to_float(network, graph)
+        if self.numbers == "float32":
+            (folder / INT8_FILE).write_bytes(real.data)
+            return Exported((INT8_FILE,), real.input, real.tensors)
+        if calibration_NCHW is None or not len(calibration_NCHW):
+            raise ExportError("litert: int8 needs pictures to find the ranges of numbers; give some with --data")
+        made = convert_to_int8(
+            network, graph, calibration_NCHW, calibration=self.calibration, percentile=self.percentile
+        )
+        (folder / INT8_FILE).write_bytes(made.data)
+        (folder / FLOAT_FILE).write_bytes(real.data)
+        notes = tuple(f"{path} computes in float32, between conversions" for path in made.precise)
+        return Exported((INT8_FILE, FLOAT_FILE), made.input, made.tensors, notes=notes)
+
+    def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
+        """Return the float32 file, the 8-bit file by LiteRT's fast kernels, and by its reference kernels."""
+        if len(exported.files) == 1:
+            return {"float": make_runner(folder / exported.files[0], exported.tensors)}
+        int8, real = (folder / name for name in exported.files)
+        return {
+            "float": make_runner(real, exported.tensors),
+            "int8": make_runner(int8, exported.tensors),
+            "simulator": make_runner(int8, exported.tensors, reference=True),
+        }

@@ -354,6 +354,14 @@ def test_the_tutorial_of_plugins_quotes_the_example() -> None:
     assert [text in file for text, file in zip(toml[:2], files, strict=True)] == [True, True]
 
 
+def test_the_release_of_the_tutorial_of_plugins_installs_what_its_tests_need() -> None:
+    page = (DOCS / "tutorial-plugin.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ {4}pip install (.*) dist/\*\.whl$", page, flags=re.MULTILINE)
+    template = (ROOT / "core/detloom/templates/common/pyproject.toml").read_text(encoding="utf-8")
+
+    assert shlex.split(line) == tomllib.loads(template)["project"]["optional-dependencies"]["test"]
+
+
 def test_the_study_of_the_tutorial_of_plugins_can_be_run(tmp_path: Path) -> None:
     plugin = ROOT / "examples" / "detloom-centre-assigner" / "src" / "detloom_centre" / "__init__.py"
     (tmp_path / "study.toml").write_text(blocks(DOCS / "tutorial-plugin.md", "toml")[2], encoding="utf-8")

@@ -20,15 +20,22 @@ from detloom_plugins.ethos_u.placement import figures_of, verdicts_of
 from detloom_plugins.ethos_u.vela import compile_model
 from detloom_plugins.litert import convert_to_int8, graph_of
 
-FAMILY = (
+RECIPES = (
     "yolov7-tiny",
     "yolov7-tiny-silu",
+    "yolov7-tiny-relu6",
+    "yolov7-tiny-npu",
     "yolov7",
     "yolov7x",
     "yolov7-w6",
     "yolov7-e6",
     "yolov7-d6",
     "yolov7-e6e",
+    "yolor-csp",
+    "csp-vovnet",
+    "yolov5s-style",
+    "yolov6s-style",
+    "yolox-s",
 )
 ACCELERATORS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
 SIZE, COARSE_SIZE, COARSE_STRIDE = 320, 384, 64
@@ -72,7 +79,7 @@ def rows_of(recipe: str, network: Network, accelerators: Sequence[str]) -> Itera
 def main() -> None:
     """Print the table, then what falls back and why."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=FAMILY)
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--accelerators", nargs="+", default=ACCELERATORS)
     parser.add_argument("--classes", type=int, default=3)
     parser.add_argument("--size", type=int, default=0)

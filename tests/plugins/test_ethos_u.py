@@ -119,6 +119,24 @@ def test_every_operator_is_that_of_its_module() -> None:
     } <= found
 
 
+@pytest.mark.parametrize("accelerator", MACHINES)
+def test_an_activation_that_is_taken_along_splits_no_convolution(accelerator: str) -> None:
+    preflight = usual_preflight(accelerator)
+
+    assert [each.operator for each in preflight.at(Placement.SPLIT)] == []
+    assert "stem" in {each.module for each in preflight.at(Placement.NPU)}
+
+
+def test_a_concatenation_is_split_into_copies_of_its_inputs() -> None:
+    class Twice(nn.Module):
+        def forward(self, map_BCHW: Tensor) -> Tensor:
+            return torch.cat((map_BCHW, map_BCHW), 1)
+
+    (verdict,) = checked(Twice(), nn.Conv2d(16, 8, 1)).at(Placement.SPLIT)
+
+    assert (verdict.module, verdict.operator, verdict.reason) == ("layers.0", "CONCATENATION", "as 2 MemoryCopy")
+
+
 def test_enlarging_threefold_falls_back_by_name_with_module_reason_and_remedy() -> None:
     preflight = checked(nn.Upsample(scale_factor=3))
 

@@ -40,9 +40,11 @@ def _verdict(operator: Operator, parts: Sequence[Part], compiled: Compiled, fami
         return Verdict(operator.module, operator.name, Placement.CPU, reason, remedy_of(operator.name, reason, family))
     # What Vela folded into its neighbours has no parts, and costs nothing.
     cycles = sum(each.cycles for each in parts)
-    placement = Placement.SPLIT if len(parts) > 1 else Placement.NPU
-    reason = f"as {_counted(parts)}" if len(parts) > 1 else ""
-    return Verdict(operator.module, operator.name, placement, reason, _advice(operator, parts), cycles)
+    split = [each for each in parts if not each.is_chained]
+    if len(split) < 2:
+        return Verdict(operator.module, operator.name, Placement.NPU, "", _advice(operator, split), cycles)
+    reason = f"as {_counted(split)}"
+    return Verdict(operator.module, operator.name, Placement.SPLIT, reason, _advice(operator, split), cycles)
 
 
 def _advice(operator: Operator, parts: Sequence[Part]) -> str:

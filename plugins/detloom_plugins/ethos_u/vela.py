@@ -45,6 +45,7 @@ class Part:
         cycles: Estimated; of what the host processor does there is no estimate.
         kernel: Larger side of its window.
         is_on_npu: Whether the NPU runs it.
+        is_chained: Whether it is done on the way out of another, as an activation is.
     """
 
     operator: str
@@ -52,6 +53,7 @@ class Part:
     cycles: int
     kernel: int
     is_on_npu: bool
+    is_chained: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def _tables(file: Path) -> Mapping[str, list[dict[str, str]]]:
 def _parts(tables: Mapping[str, list[dict[str, str]]]) -> Mapping[int, Sequence[Part]]:
     index = {row["id"]: int(row["ext_key"]) for row in tables["source"]}
     kernel = {row["id"]: max(int(row["kernel_w"]), int(row["kernel_h"])) for row in tables["optimised"]}
+    chained = {row["id"] for row in tables["group"]}
     parts: defaultdict[int, list[Part]] = defaultdict(list)
     for row in tables["perf"]:
         parts[index[row["source_id"]]].append(
@@ -146,6 +149,7 @@ def _parts(tables: Mapping[str, list[dict[str, str]]]) -> Mapping[int, Sequence[
                 int(row["op_cycles"]),
                 kernel.get(row["optimised_id"], 1),
                 row["operator"] != PASSED_ON,
+                row["id"] in chained,
             )
         )
     return dict(parts)

@@ -11,6 +11,7 @@ from detloom.data.letterbox import FILL
 from detloom.errors import ExportError
 from detloom.export.network import Network
 from detloom.host_spec import InputSpec, TensorSpec
+from detloom_plugins.equal_maps import worst_decibels
 from detloom_plugins.litert.convolution import Conv, TransposedConv
 from detloom_plugins.litert.graph import Graph, Node, Scale
 from detloom_plugins.litert.ranges import EVERYTHING, Calibration, observe
@@ -127,11 +128,11 @@ def _demand_equality(network: Network, graph: Graph) -> None:
 def _nearest(made: Mapping[float, Converted], graph: Graph, pictures_NCHW: Tensor) -> Converted:
     """Return the file whose worst map is nearest to real numbers on some of the pictures, and say so in its note."""
     spread_NCHW = pictures_NCHW[:: -(-len(pictures_NCHW) // MOST_JUDGED)]
-    wanted = graph.run(spread_NCHW)
-    decibels = {}
-    for kept, converted in made.items():
-        found = make_runner(converted.data, converted.tensors)(spread_NCHW.numpy())
-        decibels[kept] = min(map(_decibels, wanted, map(torch.from_numpy, found)))
+    wanted = [each.numpy() for each in graph.run(spread_NCHW)]
+    decibels = {
+        kept: worst_decibels(make_runner(converted.data, converted.tensors)(spread_NCHW.numpy()), wanted)
+        for kept, converted in made.items()
+    }
     best = max(decibels, key=lambda kept: decibels[kept])
     said = {kept: "their extremes" if kept == EVERYTHING else f"percentile {kept:g}" for kept in made}
     others = "".join(f"; {said[kept]} would give {decibels[kept]:.1f} dB" for kept in made if kept != best)
@@ -140,10 +141,6 @@ def _nearest(made: Mapping[float, Converted], graph: Graph, pictures_NCHW: Tenso
         f"{decibels[best]:.1f} dB of signal to noise on {len(spread_NCHW)} of them{others}"
     )
     return replace(made[best], note=note)
-
-
-def _decibels(wanted: Tensor, found: Tensor) -> float:
-    return float(10 * (wanted.square().sum() / (wanted - found).square().sum()).log10())
 
 
 def _precise_nodes(network: Network, graph: Graph) -> set[str]:

@@ -167,7 +167,7 @@ def test_ranges_that_are_nearest_to_real_numbers_are_kept() -> None:
     graph = graph_of(network)
     made = {
         percentile: convert_to_int8(network, graph, images_BCHW, calibration="percentile", percentile=percentile)
-        for percentile in (100, 99.999, 99.99)
+        for percentile in (100, 99.999)
     }
 
     chosen = convert_to_int8(network, graph, images_BCHW, calibration="auto", percentile=50.1)
@@ -184,7 +184,7 @@ def test_note_says_what_other_ranges_would_give() -> None:
     note = convert_to_int8(network, graph_of(network), pictures(), calibration="auto", percentile=50.1).note
 
     assert "on 4 pictures" in note
-    assert note.count("would give") == 2
+    assert note.count("would give") == 1
 
 
 def test_check_names_what_cannot_be_written_and_writes_nothing() -> None:

@@ -43,8 +43,8 @@ class EthosUExporter(Exporter):
         arena_kib: What the network may take of the SRAM; more is refused. None for the size that the memory mode has,
             which is unlimited but in those named by theirs.
         allow_cpu: Whether operators may fall back to the host processor.
-        calibration: How ranges of numbers are found: their extremes, or a percentile of them.
-        percentile: How many of a hundred numbers are within the range.
+        calibration: How ranges of numbers are found, as for ``litert``.
+        percentile: See there.
     """
 
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -66,7 +66,7 @@ class EthosUExporter(Exporter):
         optimise: Optimise = "performance",
         arena_kib: int | None = None,
         allow_cpu: bool = False,
-        calibration: Calibration = "percentile",
+        calibration: Calibration = "auto",
         percentile: float = 99.99,
     ) -> None:
         self.machine = Machine.of(
@@ -128,8 +128,8 @@ class EthosUExporter(Exporter):
         }
         for name, content in contents.items():
             (folder / name).write_bytes(content)
-        notes = tuple(f"{path} computes in float32 on the host processor" for path in made.precise)
-        return Exported(tuple(contents), made.input, made.tensors, preflight, notes)
+        notes = [f"{path} computes in float32 on the host processor" for path in made.precise]
+        return Exported(tuple(contents), made.input, made.tensors, preflight, (made.note, *notes))
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
         """Return what runs the files that the device's was made of; the simulator has the device's arithmetic."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from detloom.data.letterbox import FILL
 from detloom.errors import ExportError
 from detloom.export.network import Network
 from detloom.host_spec import InputSpec, TensorSpec
+from detloom_plugins.equal_maps import worst_decibels
 from detloom_plugins.litert.convolution import Conv, TransposedConv
 from detloom_plugins.litert.graph import Graph, Node, Scale
-from detloom_plugins.litert.ranges import Calibration, observe
+from detloom_plugins.litert.ranges import EVERYTHING, Calibration, observe
 from detloom_plugins.litert.reading import Refusal, read
+from detloom_plugins.litert.runners import make_runner
 from detloom_plugins.litert.scales import choose_scales, separate
 from detloom_plugins.litert.simplify import simplify
 from detloom_plugins.litert.writer import Operator, Value, Writer, channels_last
@@ -24,6 +26,8 @@ __all__ = ["Converted", "convert_to_float", "convert_to_int8", "graph_of", "refu
 INPUT = "images"
 # Of 1 + magnitude. Networks that have learned nothing amplify rounding; where float32 leaves doubts, float64 decides.
 TOLERANCES: Mapping[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-7}
+# Pictures on which ranges are judged; more would hardly change which is best.
+MOST_JUDGED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Converted:
         tensors: Its outputs, in the order of the network's maps.
         operators: In the order in which they run, each with the module that it belongs to.
         precise: Paths of modules that compute in float32 among 8-bit ones.
+        note: How the ranges of numbers were found, as a sentence; empty where there are none.
     """
 
     data: bytes
@@ -43,6 +48,7 @@ class Converted:
     tensors: tuple[TensorSpec, ...]
     operators: tuple[Operator, ...]
     precise: tuple[str, ...] = ()
+    note: str = ""
 
 
 def graph_of(network: Network) -> Graph:
@@ -76,16 +82,20 @@ def convert_to_int8(
         network: What the graph was read from.
         graph: As ``graph_of`` returns it.
         pictures_NCHW: To observe ranges on, RGB in [0, 1].
-        calibration: How the ranges are found.
-        percentile: See ``ranges.observe``.
+        calibration: How the ranges are found, see ``ranges.observe``; of several those are kept whose file is nearest
+            to real numbers.
+        percentile: See the same.
 
     Raises:
         ExportError: A precise module is none of the network's.
     """
     floats = _precise_nodes(network, graph)
     separated = separate(graph, floats)
-    ranges = observe(separated, pictures_NCHW, calibration=calibration, percentile=percentile)
-    return _Emission(network, separated, choose_scales(separated, ranges, floats), floats).converted()
+    made = {
+        kept: _Emission(network, separated, choose_scales(separated, ranges, floats), floats).converted()
+        for kept, ranges in observe(separated, pictures_NCHW, calibration=calibration, percentile=percentile).items()
+    }
+    return _nearest(made, separated, pictures_NCHW)
 
 
 def refused(refusals: Collection[Refusal]) -> str:
@@ -113,6 +123,24 @@ def _demand_equality(network: Network, graph: Graph) -> None:
         f"output {name}: the graph as read for LiteRT differs from the network by {worst:.3g} of 1 + magnitude. "
         "Nothing was written; this is a mistake of the exporter, please report it with the recipe"
     )
+
+
+def _nearest(made: Mapping[float, Converted], graph: Graph, pictures_NCHW: Tensor) -> Converted:
+    """Return the file whose worst map is nearest to real numbers on some of the pictures, and say so in its note."""
+    spread_NCHW = pictures_NCHW[:: -(-len(pictures_NCHW) // MOST_JUDGED)]
+    wanted = [each.numpy() for each in graph.run(spread_NCHW)]
+    decibels = {
+        kept: worst_decibels(make_runner(converted.data, converted.tensors)(spread_NCHW.numpy()), wanted)
+        for kept, converted in made.items()
+    }
+    best = max(decibels, key=lambda kept: decibels[kept])
+    said = {kept: "their extremes" if kept == EVERYTHING else f"percentile {kept:g}" for kept in made}
+    others = "".join(f"; {said[kept]} would give {decibels[kept]:.1f} dB" for kept in made if kept != best)
+    note = (
+        f"Ranges of numbers are {said[best]} on {len(pictures_NCHW)} pictures: the worst map has "
+        f"{decibels[best]:.1f} dB of signal to noise on {len(spread_NCHW)} of them{others}"
+    )
+    return replace(made[best], note=note)
 
 
 def _precise_nodes(network: Network, graph: Graph) -> set[str]:

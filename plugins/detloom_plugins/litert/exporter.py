@@ -25,17 +25,19 @@ class LitertExporter(Exporter):
 
     Args:
         numbers: ``int8`` throughout, input and outputs included, or ``float32``.
-        calibration: How ranges of numbers are found: their extremes, or a percentile of them.
-        percentile: How many of a hundred numbers are within the range.
+        calibration: How ranges of numbers are found: ``min-max`` takes their extremes, ``percentile`` leaves out what
+            is rarest, ``auto`` tries both and keeps what is nearer to real numbers on some of the pictures.
+        percentile: How many of a hundred numbers are within the range, where ``calibration`` is ``percentile``.
     """
 
+    passes = ("raw-outputs",)
     calibrates = True
 
     def __init__(
         self,
         *,
         numbers: Literal["int8", "float32"] = "int8",
-        calibration: Calibration = "percentile",
+        calibration: Calibration = "auto",
         percentile: float = 99.99,
     ) -> None:
         if not 50 < percentile <= 100:
@@ -75,8 +77,8 @@ class LitertExporter(Exporter):
         )
         (folder / INT8_FILE).write_bytes(made.data)
         (folder / FLOAT_FILE).write_bytes(real.data)
-        notes = tuple(f"{path} computes in float32, between conversions" for path in made.precise)
-        return Exported((INT8_FILE, FLOAT_FILE), made.input, made.tensors, notes=notes)
+        notes = [f"{path} computes in float32, between conversions" for path in made.precise]
+        return Exported((INT8_FILE, FLOAT_FILE), made.input, made.tensors, notes=(made.note, *notes))
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:
         """Return the float32 file, the 8-bit file by LiteRT's fast kernels, and by its reference kernels."""

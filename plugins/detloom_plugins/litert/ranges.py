@@ -7,7 +7,7 @@ References: Jacob et al. 2018, arXiv:1712.05877, section 3; for percentiles Wu e
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -15,41 +15,48 @@ from torch import Tensor
 
 from detloom.errors import ExportError
 from detloom_plugins.litert.graph import Graph
-from detloom_plugins.litert.scales import Range, scale_of
+from detloom_plugins.litert.scales import Range
 
 __all__ = ["Calibration", "observe"]
 
-Calibration = Literal["min-max", "percentile", "least-squares"]
-CUTS = tuple(1 - 0.04 * i for i in range(18))
+Calibration = Literal["auto", "min-max", "percentile"]
 
 BINS = 4096
 # Of all pictures that are computed at once, so that large inputs take no more memory than small ones.
 PIXELS = 4 * 320 * 320
+# Without a percentile, as the widest.
+EVERYTHING = 100.0
+# Long tails, as those before SiLU, are cut; more than this would cut off what is rare because it is an object.
+TRIED = (EVERYTHING, 99.999)
 
 
-def observe(graph: Graph, pictures_NCHW: Tensor, *, calibration: Calibration, percentile: float) -> dict[str, Range]:
-    """Return the range of each value.
+def observe(
+    graph: Graph, pictures_NCHW: Tensor, *, calibration: Calibration, percentile: float
+) -> dict[float, dict[str, Range]]:
+    """Return the range of each value, by the percentile that it is; 100 for the extremes.
 
     The outputs keep their extremes whatever is chosen: the largest numbers there are the objects that were found.
 
     Args:
         graph: What is to be written.
         pictures_NCHW: RGB in [0, 1].
-        calibration: ``min-max`` for the extremes, ``percentile`` to leave out what is rarest.
+        calibration: ``min-max`` for the extremes, ``percentile`` to leave out what is rarest, ``auto`` for several
+            ranges, of which the best is to be found out.
         percentile: How many of a hundred numbers are kept, the others being divided equally among both ends.
 
     Raises:
         ExportError: A value is not finite.
     """
+    wanted = {"auto": TRIED, "min-max": (EVERYTHING,), "percentile": (percentile,)}[calibration]
     extremes = _extremes(graph, pictures_NCHW)
-    if calibration == "min-max":
-        return extremes
+    if wanted == (EVERYTHING,):
+        return {EVERYTHING: extremes}
     histograms = _histograms(graph, pictures_NCHW, extremes)
-    if calibration == "least-squares":
-        clipped = {name: _least_squares(counts, extremes[name]) for name, counts in histograms.items()}
-    else:
-        clipped = {name: _percentiles(counts, extremes[name], percentile) for name, counts in histograms.items()}
-    return {**clipped, **{name: extremes[name] for name in graph.outputs}}
+    outputs = {name: extremes[name] for name in graph.outputs}
+    return {
+        each: {name: _kept(counts, extremes[name], each) for name, counts in histograms.items()} | outputs
+        for each in wanted
+    }
 
 
 def _batches(pictures_NCHW: Tensor) -> Iterator[Tensor]:
@@ -73,7 +80,7 @@ def _extremes(graph: Graph, pictures_NCHW: Tensor) -> dict[str, Range]:
     return found
 
 
-def _histograms(graph: Graph, pictures_NCHW: Tensor, extremes: dict[str, Range]) -> dict[str, Tensor]:
+def _histograms(graph: Graph, pictures_NCHW: Tensor, extremes: Mapping[str, Range]) -> dict[str, Tensor]:
     counts: dict[str, Tensor] = {}
     for batch in _batches(pictures_NCHW):
         for name, value in graph.values(batch):
@@ -83,24 +90,10 @@ def _histograms(graph: Graph, pictures_NCHW: Tensor, extremes: dict[str, Range])
     return counts
 
 
-def _least_squares(counts: Tensor, extremes: Range) -> Range:
-    """Return the range whose 8-bit numbers have the least mean square error, among cuts of both ends."""
-    low, high = extremes
-    width = (high - low) / BINS
-    centres_N = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * width
-    lows = [low * cut for cut in CUTS] if low < 0 else [low]
-    ends = [(least, high * cut) for least in lows for cut in CUTS]
-    return min(ends, key=lambda numbers: float((counts * _errors(centres_N, numbers).square()).sum()))
-
-
-def _errors(numbers_N: Tensor, ends: Range) -> Tensor:
-    """Return how far the nearest 8-bit numbers of a range are away."""
-    scale = scale_of(ends)
-    bits_N = ((numbers_N / scale.scale).round() + scale.zero_point).clamp(-128, 127)
-    return (bits_N - scale.zero_point) * scale.scale - numbers_N
-
-
-def _percentiles(counts: Tensor, extremes: Range, percentile: float) -> Range:
+def _kept(counts: Tensor, extremes: Range, percentile: float) -> Range:
+    """Return the range between which a percentage of the counted numbers lies."""
+    if percentile == EVERYTHING:
+        return extremes
     low, high = extremes
     total = counts.cumsum(0)
     tail = float(total[-1]) * (100 - percentile) / 200

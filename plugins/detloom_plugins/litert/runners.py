@@ -20,11 +20,13 @@ from detloom.host_spec import TensorSpec
 __all__ = ["make_runner"]
 
 
-def make_runner(path: Path, tensors: Sequence[TensorSpec], *, reference: bool = False, threads: int = 1) -> Runner:
+def make_runner(
+    file: Path | bytes, tensors: Sequence[TensorSpec], *, reference: bool = False, threads: int = 1
+) -> Runner:
     """Return what runs a file, one picture at a time.
 
     Args:
-        path: The file.
+        file: Its path, or its bytes.
         tensors: Its outputs in the order of the network's maps.
         reference: Whether to use the reference kernels.
         threads: Of XNNPACK.
@@ -34,23 +36,25 @@ def make_runner(path: Path, tensors: Sequence[TensorSpec], *, reference: bool = 
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    name = "the LiteRT file" if isinstance(file, bytes) else str(file)
+    source: Any = {"model_content": file} if isinstance(file, bytes) else {"model_path": name}
     kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
     try:
-        interpreter: Any = Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kernels)
+        interpreter: Any = Interpreter(**source, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ExportError(
-            f"{path}: LiteRT cannot run it here: {reason(error)}. This is a mistake of the exporter, please report it "
+            f"{name}: LiteRT cannot run it here: {reason(error)}. This is a mistake of the exporter, please report it "
             "with the recipe"
         ) from error
-    (source,) = interpreter.get_input_details()
+    (picture,) = interpreter.get_input_details()
     by_name = {each["name"]: each for each in interpreter.get_output_details()}
     outputs = [by_name[each["name"]] for each in tensors]
 
     def run(images_BCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         found: list[list[NDArray[np.float32]]] = [[] for _ in outputs]
         for image_CHW in images_BCHW:
-            interpreter.set_tensor(source["index"], _quantised(image_CHW.transpose(1, 2, 0)[None], source))
+            interpreter.set_tensor(picture["index"], _quantised(image_CHW.transpose(1, 2, 0)[None], picture))
             interpreter.invoke()
             for maps, output in zip(found, outputs, strict=True):
                 maps.append(_real(interpreter.get_tensor(output["index"]), output).transpose(0, 3, 1, 2))

@@ -110,7 +110,7 @@ def test_same_network_gives_the_same_bytes() -> None:
 
 def test_maps_come_in_the_network_s_order(tmp_path: Path) -> None:
     network = two_maps()
-    made = LitertExporter(calibration="min-max")
+    made = LitertExporter()
     runners = made.runners(made.export(network, pictures(), tmp_path), tmp_path)
     with torch.no_grad():
         wanted = [each.numpy() for each in network.module(pictures())]
@@ -159,7 +159,32 @@ def test_precise_module_that_is_none_is_refused() -> None:
 def test_report_says_which_modules_are_precise(tmp_path: Path) -> None:
     exported = LitertExporter().export(two_maps(precise=("branches.1",)), pictures(), tmp_path)
 
-    assert exported.notes == ("branches.1 computes in float32, between conversions",)
+    assert exported.notes[1:] == ("branches.1 computes in float32, between conversions",)
+
+
+def test_ranges_that_are_nearest_to_real_numbers_are_kept() -> None:
+    network, images_BCHW = two_maps(), pictures(count=16)
+    graph = graph_of(network)
+    made = {
+        percentile: convert_to_int8(network, graph, images_BCHW, calibration="percentile", percentile=percentile)
+        for percentile in (100, 99.999)
+    }
+
+    chosen = convert_to_int8(network, graph, images_BCHW, calibration="auto", percentile=50.1)
+
+    with torch.no_grad():
+        wanted = [each.numpy() for each in network.module(images_BCHW[::2])]
+    worst = {percentile: min(map(decibels, wanted, ran(each, images_BCHW[::2]))) for percentile, each in made.items()}
+    assert chosen.data == made[max(worst, key=lambda percentile: worst[percentile])].data
+
+
+def test_note_says_what_other_ranges_would_give() -> None:
+    network = two_maps()
+
+    note = convert_to_int8(network, graph_of(network), pictures(), calibration="auto", percentile=50.1).note
+
+    assert "on 4 pictures" in note
+    assert note.count("would give") == 1
 
 
 def test_check_names_what_cannot_be_written_and_writes_nothing() -> None:

@@ -10,14 +10,18 @@ from detloom.errors import ExportError
 from detloom_plugins.litert import graph_of
 from detloom_plugins.litert.graph import Graph, Scale
 from detloom_plugins.litert.pointwise import Requantise
-from detloom_plugins.litert.ranges import observe
-from detloom_plugins.litert.scales import PICTURE, choose_scales, scale_of, separate
+from detloom_plugins.litert.ranges import EVERYTHING, observe
+from detloom_plugins.litert.scales import PICTURE, Range, choose_scales, scale_of, separate
 from detloom_plugins.litert.weights import weight_scales
+
+
+def extremes_of(graph: Graph, pictures_NCHW: Tensor) -> dict[str, Range]:
+    return observe(graph, pictures_NCHW, calibration="min-max", percentile=100)[EVERYTHING]
 
 
 def scales_of(module: nn.Module) -> tuple[Graph, dict[str, Scale]]:
     graph = separate(graph_of(network_of(module)), ())
-    return graph, choose_scales(graph, observe(graph, pictures(), calibration="min-max", percentile=100), ())
+    return graph, choose_scales(graph, extremes_of(graph, pictures()), ())
 
 
 @pytest.mark.parametrize("numbers", [(-1.0, 3.0), (0.5, 2.0), (-4.0, -1.0), (0.0, 0.0)])
@@ -79,8 +83,8 @@ def test_ranges_of_pictures_are_the_same_however_they_are_divided() -> None:
     graph = graph_of(network_of(Maps((lambda held, x: held[0](x).sigmoid(), [nn.Conv2d(3, 4, 3)]))))
     images_BCHW = pictures(count=6)
 
-    together = observe(graph, images_BCHW, calibration="min-max", percentile=100)
-    apart = [observe(graph, each, calibration="min-max", percentile=100) for each in torch.split(images_BCHW, 2)]
+    together = extremes_of(graph, images_BCHW)
+    apart = [extremes_of(graph, each) for each in torch.split(images_BCHW, 2)]
 
     for name, (low, high) in together.items():
         assert low == pytest.approx(min(each[name][0] for each in apart))
@@ -99,8 +103,8 @@ def test_percentile_leaves_out_what_is_rare() -> None:
     graph, picture_BCHW = outliers()
     name = next(name for name, node in graph.nodes.items() if node.inputs == (graph.picture,))
 
-    extremes = observe(graph, picture_BCHW, calibration="min-max", percentile=99)
-    clipped = observe(graph, picture_BCHW, calibration="percentile", percentile=99)
+    extremes = extremes_of(graph, picture_BCHW)
+    clipped = observe(graph, picture_BCHW, calibration="percentile", percentile=99)[99]
 
     assert extremes[name][1] > 99
     assert clipped[name][1] < 3
@@ -109,7 +113,7 @@ def test_percentile_leaves_out_what_is_rare() -> None:
 def test_outputs_keep_their_extremes() -> None:
     graph, picture_BCHW = outliers()
 
-    clipped = observe(graph, picture_BCHW, calibration="percentile", percentile=99)
+    clipped = observe(graph, picture_BCHW, calibration="percentile", percentile=99)[99]
 
     assert clipped[graph.outputs[0]][1] > 99
 
@@ -122,4 +126,4 @@ def test_numbers_that_are_not_finite_are_refused_with_their_module() -> None:
     graph = graph_of(network_of(Maps((lambda held, x: held[0](x), [Huge()]))))
 
     with pytest.raises(ExportError, match=r"branches\.0\.0: its numbers .* finite"):
-        observe(graph, 100 * pictures(), calibration="min-max", percentile=100)
+        extremes_of(graph, 100 * pictures())

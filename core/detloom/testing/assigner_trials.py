@@ -3,7 +3,7 @@
 Shape letters: see ``batches``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -75,16 +75,19 @@ class Trial:
         return result
 
 
-def trials_of(build: Build, layouts: Sequence[Layout] = LAYOUTS) -> Iterator[Trial]:
+def trials_of(build: Build) -> Iterator[Trial]:
     """Yield every way on every kind of head that is served."""
-    for layout in layouts:
-        assigner = build()
-        relaxed = assigner.relaxed()
-        if _serves(assigner, layout):
-            yield Trial(assigner, layout, "assign")
-            yield Trial(assigner, layout, "assign_auxiliary", is_auxiliary=True)
-        if isinstance(relaxed, Assigner) and _serves(relaxed, layout):
-            yield Trial(relaxed, layout, "relaxed().assign", is_relaxed=True)
+    for layout in LAYOUTS:
+        yield from _ways(build(), layout)
+
+
+def _ways(assigner: Assigner, layout: Layout) -> Iterator[Trial]:
+    relaxed = assigner.relaxed()
+    if _serves(assigner, layout):
+        yield Trial(assigner, layout, "assign")
+        yield Trial(assigner, layout, "assign_auxiliary", is_auxiliary=True)
+    if isinstance(relaxed, Assigner) and _serves(relaxed, layout):
+        yield Trial(relaxed, layout, "relaxed().assign", is_relaxed=True)
 
 
 def _serves(assigner: Assigner, layout: Layout) -> bool:
@@ -139,9 +142,11 @@ def demand_of_drawn(
         demanded: Raises an AssertionError where it is not met.
         on_some_levels: Whether to ask for auxiliary matches alone, on some levels of the lead.
     """
+    assigner = build()
     served = [
         trial
-        for trial in trials_of(build, HEADS)
+        for layout in HEADS
+        for trial in _ways(assigner, layout)
         if not on_some_levels or (trial.is_auxiliary and trial.layout.levels > 1)
     ]
 

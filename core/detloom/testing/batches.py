@@ -225,7 +225,7 @@ EDGES: dict[str, Sequence[Sequence[Row]]] = {
     "hundreds": [
         [
             (i % 3, x + 1, y + 1, x + 7 + i % 7, y + 10)
-            for i in range(300)
+            for i in range(210)
             for x, y in [(2.3 * (i % 50), 1.1 * (i // 6))]
         ],
         [(1, 10, 10, 40, 30)],

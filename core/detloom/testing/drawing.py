@@ -43,7 +43,7 @@ Pictures = Sequence[Sequence[Row]]
 """The objects of each picture of a batch."""
 
 # Few, as a check runs over each component and its settings; the fixed batches beside them are the usual suspects.
-NUM_CASES = 8
+NUM_CASES = 6
 # Tries at making a case smaller; many objects would take thousands, for little.
 NUM_SHRINKS = 100
 

@@ -129,7 +129,8 @@ class DistinctAssigner(NearestAssigner):
     """Has qualities of NaN where two boxes of an image are the same."""
 
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
-        return nan_where(len(set(map(tuple, targets.boxes_T4.tolist()))) < targets.num_targets, found)
+        placed_T5 = torch.cat((targets.image_T[:, None], targets.boxes_T4), dim=1)
+        return nan_where(len(placed_T5.unique(dim=0)) < targets.num_targets, found)
 
 
 class EdgelessAssigner(NearestAssigner):
@@ -177,7 +178,8 @@ class RelativeAssigner(NearestAssigner):
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
         if found.num_matches == 0:
             return found
-        return replace(found, quality_M=found.quality_M / found.quality_M.max())
+        # Those of sure predictions may all be 0.
+        return replace(found, quality_M=found.quality_M / found.quality_M.max().clamp(min=1e-30))
 
 
 class RememberingAssigner(NearestAssigner):

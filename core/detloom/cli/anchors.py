@@ -1,6 +1,7 @@
 """``detloom anchors``: how well a recipe's anchors fit a data set, and a recipe with better ones."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from detloom.cli.options import (
     set_option,
 )
 from detloom.errors import DataError, RecipeError
+from detloom.plugin_source import plugin_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +113,11 @@ def command(
     if found[method].fit.fitness < before.fitness:
         click.echo(f"those of {method} fit less than the recipe's own")
     click.echo(text, nl=False)
-    click.echo(f"wrote {out}\nnext: detloom train {out} --data {data}" if out else "--out writes a recipe with them")
+    if out is None:
+        click.echo("--out writes a recipe with them")
+    else:
+        words = ("detloom", "train", str(out), "--data", str(data), *plugin_options(resolved.plugins))
+        click.echo(f"wrote {out}\nnext: {shlex.join(words)}")
 
 
 def _refuse_itself(out: Path | None, recipe: str) -> None:

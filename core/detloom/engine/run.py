@@ -188,10 +188,10 @@ def check_directory(out: Path | str | None, *, resume: bool) -> None:
         if not directory.is_dir():
             raise ArtifactError(f"{directory}: there is no run to resume; leave resume out to begin one there")
     elif directory.is_dir() and _is_occupied(directory):
+        go_on = f"Go on with the run that is there (detloom train --resume {directory}; in Python resume=True), or c"
         raise ArtifactError(
             f"{directory}: the directory is not empty, and a run shares its directory with nothing\n"
-            f"  Go on with the run that is there (detloom train --resume {directory}; in Python resume=True), "
-            "or choose another directory."
+            f"  {go_on if (directory / RECIPE).exists() else 'C'}hoose another directory."
         )
 
 

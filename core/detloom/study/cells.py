@@ -52,7 +52,10 @@ def base_of(study: Study) -> Recipe:
         RecipeError: It cannot be used.
         PluginError: The file of a plugin cannot be used.
     """
-    return load_recipe(study.settings.recipe, study.overrides, plugins=study.settings.plugins, scale=False)
+    try:
+        return load_recipe(study.settings.recipe, study.overrides, plugins=study.settings.plugins, scale=False)
+    except RecipeError as error:
+        raise RecipeError(f"{study.name}.toml, 'recipe': {error}") from error
 
 
 def cells_of(study: Study) -> dict[str, dict[str, Any]]:

@@ -41,8 +41,10 @@ def test_runs_are_numbered_where_no_directory_is_given(tmp_path: Path, monkeypat
 def test_directory_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
-    with pytest.raises(ArtifactError, match=r"not empty(.|\n)*resume=True"):
+    with pytest.raises(ArtifactError, match=r"not empty") as caught:
         opened(tmp_path)
+
+    assert "resume" not in str(caught.value)
 
 
 def test_start_that_was_killed_does_not_refuse_the_next(tmp_path: Path) -> None:
@@ -156,10 +158,10 @@ def test_directory_below_a_file_is_told_to_be_put_elsewhere(tmp_path: Path) -> N
         opened(tmp_path / "notes.txt" / "run")
 
 
-def test_occupied_directory_is_told_the_command_that_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
+def test_directory_of_a_run_is_told_the_command_that_goes_on(tmp_path: Path) -> None:
+    opened(tmp_path).close()
 
-    with pytest.raises(ArtifactError, match="detloom train --resume"):
+    with pytest.raises(ArtifactError, match=r"not empty(.|\n)*detloom train --resume"):
         opened(tmp_path)
 
 

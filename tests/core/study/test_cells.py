@@ -7,7 +7,7 @@ import torch
 
 from detloom.assembly import assemble
 from detloom.errors import RecipeError
-from detloom.study.cells import cells_of, checked_cells, label_of
+from detloom.study.cells import base_of, cells_of, checked_cells, label_of
 from detloom.study.settings import Study, StudySettings
 
 
@@ -118,3 +118,10 @@ def test_what_a_cell_does_not_change_begins_with_the_same_weights() -> None:
     assert equal("head", "backbone.")
     assert equal("head", "neck.")
     assert not equal("head", "head.")
+
+
+def test_study_of_an_unknown_recipe_is_named() -> None:
+    unknown = Study("mine", StudySettings(recipe="yolov7-tinyy", data="none"), "grid", {}, {}, {})
+
+    with pytest.raises(RecipeError, match=r"mine.toml, 'recipe': no recipe is called 'yolov7-tinyy'"):
+        base_of(unknown)

@@ -10,26 +10,24 @@ report.json, report.html, report.md, report.csv, differences.png, curves.png
 """
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from detloom.durable import remove_leftovers, write_text
-from detloom.engine.run import ELSEWHERE, differences
-from detloom.errors import ArtifactError, reason
+from detloom.engine.run import differences
+from detloom.errors import ArtifactError
 from detloom.plugin_source import read_plugin_file
 from detloom.study.cells import Cell
+from detloom.study.locking import LOCK, make_locked
 from detloom.study.matches import Weights
 from detloom.study.settings import Study
 from detloom.study.work import measured_file
 
 __all__ = ["StudyDirectory"]
 
-STUDY, LOCK = "study.json", ".lock"
+STUDY = "study.json"
 LATENCY = "latency.json"
-# What was killed a moment ago may still be ending.
-PATIENCE = 10.0
 
 
 class StudyDirectory:
@@ -113,13 +111,7 @@ class StudyDirectory:
         Raises:
             ArtifactError: It holds another study, is in use, or cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(
-                f"{self.path}: the study's directory cannot be made: {reason(error)}\n  {ELSEWHERE}"
-            ) from error
-        self._take_lock()
+        self._lock = make_locked(self.path, "detloom ablate")
         try:
             self.check(study, cells)
             remove_leftovers(self.path)
@@ -134,32 +126,6 @@ class StudyDirectory:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def _take_lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks; each run's own lock still keeps two processes apart.
-            return
-        try:
-            lock = (self.path / LOCK).open("w", encoding="utf-8")
-        except OSError as error:
-            raise ArtifactError(
-                f"{self.path}: the study's directory cannot be written: {reason(error)}\n  {ELSEWHERE}"
-            ) from error
-        limit = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() < limit:
-                    time.sleep(0.1)
-                    continue
-                lock.close()
-                raise ArtifactError(
-                    f"{self.path}: another `detloom ablate` is at work in this directory; wait for it, or stop it"
-                ) from error
-            self._lock = lock
-            return
 
 
 def _content(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:

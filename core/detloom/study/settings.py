@@ -28,7 +28,7 @@ from detloom.errors import RecipeError, suggest
 from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
 from detloom.settings import validated
 
-__all__ = ["Design", "Study", "StudySettings", "load_study"]
+__all__ = ["Design", "Study", "StudySettings", "flat", "key_complaint", "load_study", "recipe_path"]
 
 Design = Literal["one-at-a-time", "grid", "cells"]
 
@@ -123,15 +123,15 @@ def load_study(path: Path | str, *, plugins: Sequence[str | Path] = ()) -> Study
     files = (*(str(path.parent / each) for each in settings.plugins), *map(str, plugins))
     return Study(
         name=path.stem,
-        settings=settings.model_copy(update={"recipe": _recipe(settings.recipe, path), "plugins": files}),
+        settings=settings.model_copy(update={"recipe": recipe_path(settings.recipe, path), "plugins": files}),
         design="cells" if "cells" in tables else settings.design,
         axes={key: tuple(values) for key, values in tables.get("axes", {}).items()},
-        cells={name: _flat(each) for name, each in tables.get("cells", {}).items()},
-        overrides=_flat(tables.get("overrides", {})),
+        cells={name: flat(each) for name, each in tables.get("cells", {}).items()},
+        overrides=flat(tables.get("overrides", {})),
     )
 
 
-def _recipe(recipe: str, study: Path) -> str:
+def recipe_path(recipe: str, study: Path) -> str:
     """Return a name as it is, and a path so that it leads from where the command is given."""
     return str(study.parent / recipe) if recipe.endswith(".toml") else recipe
 
@@ -160,9 +160,9 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
         if not isinstance(cell, Mapping):
             yield f"{where} [cells]: '{name}' must be a table of overrides, as [cells.{name}], got {cell!r}"
             continue
-        yield from (text for key in _flat(cell) if (text := _key_complaint(key, f"{where} [cells.{name}]")))
-    overrides = _flat(tables.get("overrides", {}))
-    yield from (text for key in overrides if (text := _key_complaint(key, f"{where} [overrides]")))
+        yield from (text for key in flat(cell) if (text := key_complaint(key, f"{where} [cells.{name}]")))
+    overrides = flat(tables.get("overrides", {}))
+    yield from (text for key in overrides if (text := key_complaint(key, f"{where} [overrides]")))
 
 
 def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
                 f"{where}: '{key}' is a table; TOML reads a dotted key so unless it is quoted: "
                 f'"{key}.{next(iter(values), "setting")}" = [...]'
             )
-        elif text := _key_complaint(key, where):
+        elif text := key_complaint(key, where):
             yield text
         elif not isinstance(values, list) or len(values) < 2:
             yield f"{where}: '{key}' must be an array of two values at least, the baseline's first; got {values!r}"
@@ -185,11 +185,11 @@ def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
             yield f"{where}: '{key}' has a value twice: {values!r}"
 
 
-def _key_complaint(key: str, where: str) -> str | None:
+def key_complaint(key: str, where: str) -> str | None:
     """Return what is wrong with the key of something that varies."""
     section, dot, setting = key.partition(".")
     if key in FIXED:
-        return f"{where}: '{key}' cannot be set in a study: {FIXED[key]}"
+        return f"{where}: '{key}' cannot be set here: {FIXED[key]}"
     if section not in SECTIONS:
         return (
             f"{where}: no section is called '{section}'.{suggest(section, SECTIONS)}\n  sections: {', '.join(SECTIONS)}"
@@ -201,7 +201,7 @@ def _key_complaint(key: str, where: str) -> str | None:
     return None
 
 
-def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return overrides by dotted key, however TOML has them; a component's table stays whole."""
     found: dict[str, Any] = {}
     for key, value in table.items():

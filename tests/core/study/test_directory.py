@@ -15,7 +15,7 @@ STUDY = Study("s", StudySettings(recipe="demo", data="data"), "cells", {}, {"a":
 
 
 def test_second_command_is_refused_while_the_first_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detloom.study.directory.PATIENCE", 0.2)
+    monkeypatch.setattr("detloom.study.locking.PATIENCE", 0.2)
     first, second = StudyDirectory(tmp_path / "one"), StudyDirectory(tmp_path / "one")
     first.open(STUDY, [])
 

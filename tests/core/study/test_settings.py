@@ -67,9 +67,9 @@ def test_all_mistakes_are_told_at_once_with_suggestions(tmp_path: Path) -> None:
         "'sedes'. Did you mean 'seeds'?",
         "'seeds' has one twice",
         "'asigner'. Did you mean 'assigner'?",
-        "'train.seed' cannot be set in a study: `seeds` says",
+        "'train.seed' cannot be set here: `seeds` says",
         "'train.epochs' must be an array of two values at least, the baseline's first; got [3]",
-        "[overrides]: 'data.holdout' cannot be set in a study: it would measure each seed on other pictures",
+        "[overrides]: 'data.holdout' cannot be set here: it would measure each seed on other pictures",
     ):
         assert part in said
 

@@ -5,7 +5,7 @@ Light: imports no torch.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -108,7 +108,7 @@ class Trial:
     point: Point
     state: State
     values: tuple[float, ...] = ()
-    figures: Mapping[str, float] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
     @property

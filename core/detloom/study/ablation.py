@@ -1,7 +1,6 @@
 """Run a study: check its cells, train what is not trained, time the detectors, compare."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +13,7 @@ from detloom.kinds import Kind
 from detloom.recipe import Recipe
 from detloom.study.cells import Cell, base_of, checked_cells
 from detloom.study.directory import StudyDirectory
-from detloom.study.executor import Executor, LocalExecutor, WorkItem
+from detloom.study.executor import Executor, LocalExecutor, WorkItem, visible_devices
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult, compared, read_result
 from detloom.study.settings import Study
@@ -84,7 +83,7 @@ def run_study(
     done = total - len(waiting)
     items = {f"{cell.name}, seed {seed}": (cell, seed) for cell, seed in waiting}
     held = (directory.lock_number,) if directory.lock_number >= 0 else ()
-    executor = executor or LocalExecutor(jobs, devices=_devices(), keep_open=held)
+    executor = executor or LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
     # Closed on Ctrl-C, so that what is running is stopped at once.
     with closing(executor.run([_train_item(study, directory, *each) for each in waiting])) as outcomes:
         for outcome in outcomes:
@@ -212,11 +211,3 @@ def _result(study: Study, cell: Cell, directory: StudyDirectory) -> CellResult:
     except ValueError as error:
         raise ArtifactError(f"{file}: cannot be read: {error}; remove the file") from error
     return CellResult(cell.name, cell.overrides, runs, report=cell.report, latency=latency)
-
-
-def _devices() -> tuple[str, ...]:
-    import torch
-
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return tuple(each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each)
-    return tuple(str(index) for index in range(torch.cuda.device_count()))

@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-__all__ = ["ERROR_MARK", "INTERRUPTED", "MISTAKE", "Executor", "LocalExecutor", "Outcome", "WorkItem", "num_cores"]
+__all__ = [
+    "ERROR_MARK",
+    "INTERRUPTED",
+    "MISTAKE",
+    "Executor",
+    "LocalExecutor",
+    "Outcome",
+    "WorkItem",
+    "num_cores",
+    "visible_devices",
+]
 
 POLL = 0.05
 PATIENCE = 120.0
@@ -156,6 +166,15 @@ class LocalExecutor:
 def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_devices() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as CUDA numbers them."""
+    import torch
+
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return tuple(each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each)
+    return tuple(str(index) for index in range(torch.cuda.device_count()))
 
 
 def _error(status: int, log: Path) -> str:

@@ -1,0 +1,133 @@
+"""What is known of a point without training it: sizes, times, a chip's figures, zero-cost scores.
+
+A figure is found when it is wanted, the cheap ones first, and none after one that is over its constraint.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+
+from detloom.assembly import assemble, check
+from detloom.building import without_initial_weights
+from detloom.detector import Detector
+from detloom.errors import RecipeError, suggest
+from detloom.export.fidelity import median_ms
+from detloom.export.folding import canvas_of, deploy, network_of
+from detloom.export.targets import choose_target
+from detloom.recipe import Recipe
+from detloom.search.settings import AP, Search
+from detloom.search.zero_cost import SCORERS
+from detloom.workshop import workshop
+
+__all__ = ["COUNTED", "LATENCY", "Figures"]
+
+COUNTED = ("parameters", "gflops", "training_parameters", "training_gflops")
+LATENCY = "latency_ms"
+
+
+class Figures:
+    """Finds the figures that a search asks for.
+
+    Args:
+        search: Whose objectives and constraints are asked for.
+        names: Class names of the data.
+        seed: Of the drawn weights.
+
+    Raises:
+        ExportError: The target is none, or needs packages.
+    """
+
+    def __init__(self, search: Search, names: Sequence[str], seed: int) -> None:
+        self._names = tuple(names)
+        self._seed = seed
+        self._target = search.settings.target
+        self._limits = search.constraints
+        asked = [each.name for each in search.space.objectives if each.name != AP]
+        # Counting tells at once that a point is impossible, so it always comes first.
+        self.wanted = tuple(dict.fromkeys((*COUNTED[:2], *sorted((*self._limits, *asked), key=self._expense))))
+        if self._target is not None:
+            choose_target(self._target, {})
+
+    def of(self, recipe: Recipe) -> tuple[dict[str, float], str]:
+        """Return a recipe's figures, and why it is refused, or nothing.
+
+        Raises:
+            RecipeError: The recipe is impossible, or a figure is not one of the target's.
+        """
+        sources = _Sources(recipe, self._names, self._seed, self._target)
+        found: dict[str, float] = {}
+        for name in self.wanted:
+            found[name] = sources.figure(name)
+            limit = self._limits.get(name)
+            if limit is not None and found[name] > limit:
+                return found, f"{name} is {_plain(found[name])}, over the constraint of {_plain(limit)}"
+        return found, ""
+
+    @staticmethod
+    def _expense(name: str) -> int:
+        order = (*COUNTED, *SCORERS, LATENCY)
+        return order.index(name) if name in order else len(order)
+
+
+class _Sources:
+    """The figures of one recipe, each source asked once."""
+
+    def __init__(self, recipe: Recipe, names: Sequence[str], seed: int, target: str | None) -> None:
+        self._recipe = recipe
+        self._names = names
+        self._seed = seed
+        self._target = target
+
+    def figure(self, name: str) -> float:
+        if name in COUNTED:
+            return self._counted[name]
+        if name in SCORERS:
+            return SCORERS[name](self._drawn())
+        if name == LATENCY:
+            return self._latency_ms()
+        known = (*COUNTED, *SCORERS, LATENCY)
+        if self._target is None:
+            raise RecipeError(
+                f"no figure is called '{name}'.{suggest(name, known)} Figures: {', '.join(known)}; the figures of a "
+                'chip need target = "NAME", as `detloom export --targets` lists them'
+            )
+        if name not in self._of_target:
+            raise RecipeError(
+                f"the preflight for '{self._target}' has no figure '{name}'.{suggest(name, self._of_target)} "
+                f"Its figures: {', '.join(self._of_target) or 'none'}; others: {', '.join(known)}"
+            )
+        return self._of_target[name]
+
+    @cached_property
+    def _counted(self) -> Mapping[str, float]:
+        report = check(self._recipe, num_classes=len(self._names))
+        return {
+            "parameters": report.deployed_parameters,
+            "gflops": report.deployed_gflops,
+            "training_parameters": report.training_parameters,
+            "training_gflops": report.training_gflops,
+        }
+
+    @cached_property
+    def _of_target(self) -> Mapping[str, float]:
+        assert self._target is not None  # noqa: S101 - asked for where there is one
+        chosen = choose_target(self._target, {})
+        deployed = deploy(self._drawn(), chosen, example=None)
+        return chosen.exporter.check(network_of(deployed.detector, canvas_of(deployed.detector, None))).figures
+
+    def _latency_ms(self) -> float:
+        detector = self._drawn().fuse().eval()
+        height, width = canvas_of(detector, None)
+        network = network_of(detector, (height, width))
+        with torch.inference_mode():
+            return median_ms(network.module, network.example_BCHW())
+
+    def _drawn(self) -> Detector:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            return assemble(without_initial_weights(self._recipe, workshop()), names=self._names)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"

@@ -1,0 +1,229 @@
+"""Run a search: ask the strategy for points, refuse what is impossible, train the others, keep what was found."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detloom.assembly import assemble
+from detloom.building import build, without_initial_weights
+from detloom.detector import Detector
+from detloom.errors import DetloomError, PluginError, RecipeError
+from detloom.interfaces import SearchStrategy
+from detloom.kinds import Kind
+from detloom.plugin_source import read_plugin_file
+from detloom.recipe import Recipe, load_recipe
+from detloom.search.directory import SearchDirectory
+from detloom.search.figures import Figures
+from detloom.search.ground import Ground
+from detloom.search.settings import AP, Search
+from detloom.search.space import Point, State, Trial
+from detloom.study.ablation import data_of
+from detloom.study.cells import label_of, overrides_of
+from detloom.study.executor import Executor, LocalExecutor, WorkItem, visible_devices
+from detloom.study.work import train_task
+from detloom.workshop import workshop
+
+__all__ = ["Task", "View", "label"]
+
+FRUITLESS = 200
+"""Proposals one after the other that are refused or known, after which a search ends."""
+
+View = Callable[[str, int, int], None]
+"""Told what happened, how many trials are done, and how many there may be."""
+
+
+class Task:
+    """A search with its recipe, data and strategy opened.
+
+    Args:
+        search: Its form is checked.
+
+    Raises:
+        RecipeError: The recipe cannot be used, or the strategy cannot search the space.
+        DataError: The data cannot be used.
+        ExportError: The target is none, or needs packages.
+        PluginError: The file of a plugin cannot be used.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        where = f"{search.name}.toml"
+        settings = search.settings
+        try:
+            self.base = load_recipe(settings.recipe, search.overrides, plugins=settings.plugins, scale=False)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from error
+        first = self.recipe((0,) * len(search.space.choices))
+        if first.data.holdout:
+            raise RecipeError(
+                f"{first.where('data', 'holdout')}: 'holdout' would measure trials on pictures of the training split; "
+                'give the data a validation split of its own, and set "data.holdout" = 0.0 in [overrides]'
+            )
+        self.names: tuple[str, ...] = tuple(data_of(first, settings.data)[0].names)
+        self.figures = Figures(search, self.names, first.train.seed)
+        self.strategy: SearchStrategy = build(Kind.SEARCH, search.strategy, search.space, where=f"{where} [search]")
+        if objection := self.strategy.objection():
+            raise RecipeError(f"{where} [search]: '{search.strategy['use']}' cannot search this space: {objection}")
+
+    def recipe(self, point: Point, *, is_final: bool = False) -> Recipe:
+        """Return the recipe of a point: as the search trains it, or as the winner is.
+
+        Raises:
+            RecipeError: It is impossible.
+        """
+        overrides = overrides_of(self.search.space.overrides(point))
+        return load_recipe(self.base, overrides if is_final else {**overrides, **self.search.proxy}, scale=not is_final)
+
+    def content(self) -> dict[str, Any]:
+        """Return the search with its recipe, and what its plugins' files hold, so that no change goes unseen."""
+        content = {**self.search.as_data(), "recipe_tables": self.base.tables, "names": self.names}
+        files = [read_plugin_file(Path(path)) for path in self.base.plugins]
+        return {**content, "plugins": {file.name: f"sha256 {file.digest}" for file in files}}
+
+    def run(self, directory: SearchDirectory, *, view: View, executor: Executor | None = None) -> list[Trial]:
+        """Do what is left to do of a search; its directory is open. Return all trials.
+
+        Trials that were cut off go on where they were. One that fails is told and kept, and the others go on.
+
+        Args:
+            directory: Where the trials lie.
+            view: Told of each point.
+            executor: Who trains; processes of this machine when not given.
+
+        Raises:
+            RecipeError: What is proposed for first cannot be built at all, or a figure is none.
+            PluginError: The strategy does not keep its contract.
+        """
+        prepared = directory.prepared()
+        if prepared is None:
+            prepared = json.loads(json.dumps(self.strategy.prepare(self.ground(directory.strategy))))
+            directory.keep_prepared(prepared)
+        progress = _Progress(self, directory, prepared, view)
+        held = (directory.lock_number,) if directory.lock_number >= 0 else ()
+        jobs = self.search.settings.parallel
+        executor = executor or LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
+        while wave := progress.next_wave():
+            # Closed on Ctrl-C, so that what is running is stopped at once.
+            with closing(executor.run([self._item(trial, directory) for trial in wave])) as outcomes:
+                for outcome in outcomes:
+                    progress.note(int(outcome.item.name.removeprefix("trial ")), outcome.error)
+        return progress.trials
+
+    def ground(self, folder: Path) -> Ground:
+        """Return what a strategy may build and train on."""
+        return Ground(self.recipe, self._detector, self.search.settings.data, folder, self.search.settings.seed)
+
+    def _detector(self, point: Point) -> Detector:
+        recipe = self.recipe(point)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.train.seed)
+            return assemble(without_initial_weights(recipe, workshop()), names=self.names)
+
+    def _item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:
+        out = directory.run(trial.number)
+        task = train_task(self.recipe(trial.point), data=self.search.settings.data, out=out, weights="last")
+        return WorkItem(f"trial {trial.number}", task, directory.log(trial.number))
+
+
+class _Progress:
+    """The trials of a search as they are proposed and end, always kept."""
+
+    def __init__(self, task: Task, directory: SearchDirectory, prepared: dict[str, Any], view: View) -> None:
+        self._task = task
+        self._directory = directory
+        self._prepared = prepared
+        self._view = view
+        self._space = task.search.space
+        self.trials = directory.trials()
+
+    def next_wave(self) -> list[Trial]:
+        """Return the trials to train now: those that were cut off first; none where the search has ended."""
+        fruitless = 0
+        while self._has_room and fruitless < FRUITLESS:
+            trial = self._proposed()
+            if trial is None:
+                break
+            fruitless = 0 if trial.counts else fruitless + 1
+            self.trials.append(trial)
+            self._directory.keep_trials(self.trials)
+            self._tell(trial)
+        if fruitless == FRUITLESS:
+            self._view(f"{FRUITLESS} proposals were refused or known, so the search ends", *self._counts)
+        return self._running
+
+    def note(self, number: int, error: str) -> None:
+        """Keep what became of a trial that was trained."""
+        ap = self._directory.ap(number)
+        trial = self.trials[number]
+        if error or ap is None:
+            error = error or f"the process left no result; its output: {self._directory.log(number)}"
+            trial = replace(trial, state=State.FAILED, reason=error)
+        else:
+            trial = self._finished(replace(trial, figures={AP: ap, **trial.figures}))
+        self.trials[number] = trial
+        self._directory.keep_trials(self.trials)
+        self._tell(trial)
+
+    @property
+    def _running(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == State.RUNNING]
+
+    @property
+    def _has_room(self) -> bool:
+        counted = sum(trial.counts for trial in self.trials)
+        return counted < self._space.trials and len(self._running) < self._task.search.settings.parallel
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        done = sum(trial.counts and trial.state != State.RUNNING for trial in self.trials)
+        return done, min(self._space.trials, self._space.size)
+
+    def _proposed(self) -> Trial | None:
+        """Return what the strategy proposes, as far as it can be told without training."""
+        number = len(self.trials)
+        seed = self._task.search.settings.seed * 1_000_003 + number
+        generator = torch.Generator().manual_seed(seed)
+        point = self._task.strategy.propose(tuple(self.trials), self._prepared, generator)
+        if point is None:
+            return None
+        if complaint := self._space.complaint(point):
+            name = self._task.search.strategy["use"]
+            raise PluginError(f"the strategy '{name}' proposed something that is no point: {complaint}")
+        for before in self.trials:
+            if before.point == point:
+                state = State.REPEATED if before.values else State.REFUSED
+                reason = "" if before.values else f"proposed before, as trial {before.number}, {before.state}"
+                return replace(before, number=number, state=state, reason=reason)
+        return self._measured(Trial(number, point, State.RUNNING))
+
+    def _measured(self, trial: Trial) -> Trial:
+        try:
+            figures, refusal = self._task.figures.of(self._task.recipe(trial.point))
+        except DetloomError as error:
+            return replace(trial, state=State.REFUSED, reason=str(error))
+        trial = replace(trial, figures=figures)
+        if refusal:
+            return replace(trial, state=State.REFUSED, reason=refusal)
+        return trial if self._task.search.trains else self._finished(trial)
+
+    def _finished(self, trial: Trial) -> Trial:
+        values = tuple(trial.figures[each.name] for each in self._space.objectives)
+        return replace(trial, state=State.FINISHED, values=values)
+
+    def _tell(self, trial: Trial) -> None:
+        if trial.state in (State.RUNNING, State.REPEATED):
+            return
+        values = ", ".join(f"{name} {value:.4g}" for name, value in trial.figures.items())
+        what = trial.reason if trial.state in (State.REFUSED, State.FAILED) else values
+        text = f"trial {trial.number} ({label(self._task.search, trial.point)}): {what.splitlines()[0]}"
+        self._view(text if trial.state != State.REFUSED else f"refused: {text}", *self._counts)
+
+
+def label(search: Search, point: Point) -> str:
+    """Return a point in words."""
+    return ", ".join(f"{key}={label_of(value)}" for key, value in search.space.overrides(point).items())

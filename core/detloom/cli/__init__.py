@@ -32,6 +32,7 @@ VERBS = {
     "plugin": "Begin a plugin of your own.",
     "predict": "Find objects in pictures, folders and videos.",
     "schema": "Write a JSON Schema of recipes, for editors.",
+    "search": "Look for the best points of a space of recipes.",
     "show": "Show a resolved recipe.",
     "train": "Train a detector from a recipe.",
     "val": "Evaluate an artifact on a data set.",

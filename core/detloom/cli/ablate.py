@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import echo_json, json_option, plugin_option, print_report, shown_progress
+from detloom.cli.options import (
+    echo_json,
+    executor_options,
+    json_option,
+    opened_cluster,
+    plugin_option,
+    print_report,
+    refuse_lone_address,
+    shown_progress,
+)
 
 if TYPE_CHECKING:
     from detloom.study.cells import Cell
-    from detloom.study.ray_executor import RayExecutor
     from detloom.study.settings import Study
 
 __all__ = ["command"]
@@ -25,15 +33,7 @@ ROOT = Path("studies")
     type=click.Path(path_type=Path, file_okay=False),
     help="The study's directory; studies/NAME if not given.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once on a machine.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Who trains: processes of this machine, or a Ray cluster.",
-)
-@click.option("--address", help="Of the Ray cluster, HOST:PORT; the one of this machine if not given.")
+@executor_options
 @click.option(
     "--dry-run", is_flag=True, help="Check all cells, and print them with their size and an estimate of time."
 )
@@ -60,8 +60,7 @@ def command(
     detloom ablate study.toml --jobs 2
     detloom ablate study.toml --executor ray --address HOST:PORT
     """
-    if address is not None and executor != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; add --executor ray")
+    refuse_lone_address(executor, address)
     from detloom.study.settings import load_study
 
     # The form of the study is checked before the slow imports.
@@ -72,7 +71,7 @@ def command(
     from detloom.study.reporting import as_data
     from detloom.study.writing import write_report
 
-    cluster = _cluster(address or "auto", out, jobs) if executor == "ray" else None
+    cluster = opened_cluster(executor, address, out, jobs)
     with shown_progress("checking the cells", is_shown=not as_json) as progress:
         cells = prepare(loaded, progress)
     directory = StudyDirectory(out, loaded.settings.weights)
@@ -99,12 +98,6 @@ def command(
     if any(run.error for cell, _ in report.cells for run in cell.runs):
         click.echo("some runs failed; the same command tries them again", err=True)
         raise click.exceptions.Exit(1)
-
-
-def _cluster(address: str, shared: Path, jobs: int) -> "RayExecutor":
-    from detloom.study.ray_executor import RayExecutor
-
-    return RayExecutor(address, shared=shared, jobs=jobs)
 
 
 def _tell(text: str, done: int, total: int) -> None:

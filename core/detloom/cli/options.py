@@ -16,6 +16,7 @@ from detloom.json_values import without_nan
 from detloom.plugin_source import plugin_options
 
 if TYPE_CHECKING:
+    from detloom.study.ray_executor import RayExecutor
     from detloom.study.reporting import Report
 
 __all__ = [
@@ -126,6 +127,41 @@ def compute_options(command: Command) -> Command:
         help="Of the forward pass.",
     )
     return device(precision(command))
+
+
+def executor_options(command: Command) -> Command:
+    """Add ``--jobs``, ``--executor`` and ``--address``; the function is given those, for ``opened_cluster``."""
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once on a machine."
+    )
+    executor = click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Who trains: processes of this machine, or a Ray cluster.",
+    )
+    address = click.option("--address", help="Of the Ray cluster, HOST:PORT; the one of this machine if not given.")
+    return jobs(executor(address(command)))
+
+
+def refuse_lone_address(executor: str, address: str | None) -> None:
+    """Refuse the address of a cluster that is not asked for.
+
+    Raises:
+        click.UsageError: There is one.
+    """
+    if address is not None and executor != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; add --executor ray")
+
+
+def opened_cluster(executor: str, address: str | None, shared: Path, jobs: int) -> "RayExecutor | None":
+    """Return the executor of a Ray cluster, or None for processes of this machine."""
+    if executor != "ray":
+        return None
+    from detloom.study.ray_executor import RayExecutor
+
+    return RayExecutor(address or "auto", shared=shared, jobs=jobs)
 
 
 def json_option(command: Command) -> Command:

@@ -24,7 +24,7 @@ from detloom.search.settings import AP, Search
 from detloom.search.space import Point, State, Trial
 from detloom.study.ablation import data_of
 from detloom.study.cells import label_of, overrides_of
-from detloom.study.executor import Executor, LocalExecutor, WorkItem, visible_devices
+from detloom.study.executor import Executor, WorkItem
 from detloom.study.work import train_task
 from detloom.workshop import workshop
 
@@ -85,7 +85,7 @@ class Task:
         files = [read_plugin_file(Path(path)) for path in self.base.plugins]
         return {**content, "plugins": {file.name: f"sha256 {file.digest}" for file in files}}
 
-    def run(self, directory: SearchDirectory, *, view: View, executor: Executor | None = None) -> list[Trial]:
+    def run(self, directory: SearchDirectory, *, view: View, executor: Executor) -> list[Trial]:
         """Do what is left to do of a search; its directory is open. Return all trials.
 
         Trials that were cut off go on where they were. One that fails is told and kept, and the others go on.
@@ -93,7 +93,7 @@ class Task:
         Args:
             directory: Where the trials lie.
             view: Told of each point.
-            executor: Who trains; processes of this machine when not given.
+            executor: Who trains.
 
         Raises:
             RecipeError: What is proposed for first cannot be built at all, or a figure is none.
@@ -104,15 +104,29 @@ class Task:
             prepared = json.loads(json.dumps(self.strategy.prepare(self.ground(directory.strategy))))
             directory.keep_prepared(prepared)
         progress = _Progress(self, directory, prepared, view)
-        held = (directory.lock_number,) if directory.lock_number >= 0 else ()
-        jobs = self.search.settings.parallel
-        executor = executor or LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
         while wave := progress.next_wave():
             # Closed on Ctrl-C, so that what is running is stopped at once.
             with closing(executor.run([self._item(trial, directory) for trial in wave])) as outcomes:
                 for outcome in outcomes:
                     progress.note(int(outcome.item.name.removeprefix("trial ")), outcome.error)
         return progress.trials
+
+    def samples(self, count: int) -> list[Trial]:
+        """Return some points of the space, the first one before others that are drawn, as far as they can be told."""
+        generator = torch.Generator().manual_seed(self.search.settings.seed)
+        counts = self.search.space.counts
+        drawn = (tuple(int(torch.randint(each, (), generator=generator)) for each in counts) for _ in range(4 * count))
+        points = dict.fromkeys(((0,) * len(counts), *drawn))
+        return [self.measured(Trial(number, point, State.RUNNING)) for number, point in enumerate([*points][:count])]
+
+    def measured(self, trial: Trial) -> Trial:
+        """Return a trial with its figures, refused where `check` or a constraint does."""
+        try:
+            figures, refusal = self.figures.of(self.recipe(trial.point))
+        except DetloomError as error:
+            return replace(trial, state=State.REFUSED, reason=str(error))
+        trial = replace(trial, figures=figures)
+        return replace(trial, state=State.REFUSED, reason=refusal) if refusal else trial
 
     def ground(self, folder: Path) -> Ground:
         """Return what a strategy may build and train on."""
@@ -143,7 +157,7 @@ class _Progress:
 
     def next_wave(self) -> list[Trial]:
         """Return the trials to train now: those that were cut off first; none where the search has ended."""
-        fruitless = 0
+        fruitless = next((n for n, trial in enumerate(reversed(self.trials)) if trial.counts), len(self.trials))
         while self._has_room and fruitless < FRUITLESS:
             trial = self._proposed()
             if trial is None:
@@ -152,7 +166,7 @@ class _Progress:
             self.trials.append(trial)
             self._directory.keep_trials(self.trials)
             self._tell(trial)
-        if fruitless == FRUITLESS:
+        if fruitless >= FRUITLESS:
             self._view(f"{FRUITLESS} proposals were refused or known, so the search ends", *self._counts)
         return self._running
 
@@ -199,17 +213,10 @@ class _Progress:
                 state = State.REPEATED if before.values else State.REFUSED
                 reason = "" if before.values else f"proposed before, as trial {before.number}, {before.state}"
                 return replace(before, number=number, state=state, reason=reason)
-        return self._measured(Trial(number, point, State.RUNNING))
-
-    def _measured(self, trial: Trial) -> Trial:
-        try:
-            figures, refusal = self._task.figures.of(self._task.recipe(trial.point))
-        except DetloomError as error:
-            return replace(trial, state=State.REFUSED, reason=str(error))
-        trial = replace(trial, figures=figures)
-        if refusal:
-            return replace(trial, state=State.REFUSED, reason=refusal)
-        return trial if self._task.search.trains else self._finished(trial)
+        trial = self._task.measured(Trial(number, point, State.RUNNING))
+        if trial.state == State.REFUSED or self._task.search.trains:
+            return trial
+        return self._finished(trial)
 
     def _finished(self, trial: Trial) -> Trial:
         values = tuple(trial.figures[each.name] for each in self._space.objectives)

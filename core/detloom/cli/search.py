@@ -1,0 +1,133 @@
+"""``detloom search``: the best points of a space of recipes."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from detloom.cli.options import (
+    echo_json,
+    executor_options,
+    json_option,
+    opened_cluster,
+    plugin_option,
+    refuse_lone_address,
+)
+from detloom.plugin_source import plugin_options
+
+if TYPE_CHECKING:
+    from detloom.search.running import Task
+
+__all__ = ["command"]
+
+ROOT = Path("searches")
+SAMPLES = 8
+
+
+@click.command(name="search")
+@click.argument("search", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The search's directory; searches/NAME if not given.",
+)
+@executor_options
+@click.option("--dry-run", is_flag=True, help="Show some points of the space, drawn at random, with their figures.")
+@plugin_option
+@json_option
+def command(
+    search: Path,
+    *,
+    out: Path | None,
+    jobs: int,
+    executor: str,
+    address: str | None,
+    dry_run: bool,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Look for the best points of SEARCH, a TOML file: a recipe with choices.
+
+    The same command goes on with a search that was stopped or killed. What it writes is the recipe of the winner,
+    best.toml, those of the front, a table as Markdown, CSV and JSON, and a picture.
+
+    \b
+    detloom search space.toml --dry-run
+    detloom search space.toml
+    detloom train searches/space/best.toml --data data/bccd
+    """
+    refuse_lone_address(executor, address)
+    from detloom.search.settings import load_search
+
+    # The form of the search is checked before the slow imports.
+    loaded = load_search(search, plugins=plugins)
+    out = out or ROOT / loaded.name
+    from detloom.search.directory import SearchDirectory
+    from detloom.search.reporting import as_data, statement, terminal_table, write_search
+    from detloom.search.running import Task
+    from detloom.study.executor import LocalExecutor, visible_devices
+
+    task = Task(loaded)
+    directory = SearchDirectory(out)
+    directory.check(task.content())
+    if dry_run:
+        _tell_samples(task, as_json=as_json)
+        return
+    cluster = opened_cluster(executor, address, out, jobs)
+    directory.open(task.content())
+    try:
+        held = (directory.lock_number,) if directory.lock_number >= 0 else ()
+        local = LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
+        trials = task.run(directory, view=_tell, executor=cluster or local)
+        written = write_search(task, trials, out)
+    finally:
+        directory.close()
+    if as_json:
+        echo_json({**as_data(task, trials), "written": [str(path) for path in written]})
+        return
+    from rich.console import Console
+
+    Console().print(terminal_table(task, trials))
+    click.echo(statement(task, trials))
+    click.echo(f"wrote {', '.join(str(path) for path in written)}")
+    if (out / "best.toml") in written:
+        words = ("detloom", "train", str(out / "best.toml"), "--data", loaded.settings.data)
+        click.echo(f"next: {shlex.join((*words, *plugin_options(task.base.plugins)))}")
+
+
+def _tell(text: str, done: int, total: int) -> None:
+    click.echo(f"[{done}/{total}] {text}", err=True)
+
+
+def _tell_samples(task: "Task", *, as_json: bool) -> None:
+    from detloom.search.running import label
+
+    samples = task.samples(SAMPLES)
+    space = task.search.space
+    if as_json:
+        echo_json(
+            {
+                "points": space.size,
+                "trials": space.trials,
+                "samples": [
+                    {"overrides": space.overrides(trial.point), "figures": trial.figures, "refused": trial.reason}
+                    for trial in samples
+                ],
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{task.search.name}: {space.size:,} points, some of them", title_justify="left")
+    table.add_column("point", overflow="fold")
+    for name in task.figures.wanted:
+        table.add_column(name, justify="right")
+    table.add_column("refused", overflow="fold")
+    for trial in samples:
+        figures = [f"{trial.figures[name]:,.4g}" if name in trial.figures else "" for name in task.figures.wanted]
+        table.add_row(label(task.search, trial.point), *figures, trial.reason)
+    Console().print(table)
+    click.echo(f"'{task.search.strategy['use']}' will have {min(space.trials, space.size)} trials")

@@ -1,0 +1,93 @@
+"""The picture of a search, drawn with pillow: the front of two objectives, or the best so far of one.
+
+A picture is RGB, ``uint8 [H, W, 3]``.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from detloom.data.reading import Picture
+from detloom.pictures import BLACK, WHITE, font
+from detloom.plots import FINE, FRAME, GRID
+from detloom.search.front import best, front
+from detloom.search.space import Objective, Trial, known
+
+__all__ = ["plot_front"]
+
+BETTER, OTHER = (20, 90, 160), (170, 170, 170)
+LEFT, TOP, WIDE, HIGH = 80, 50, 560, 380
+
+
+def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Picture:
+    """Return what was found: the first objective over the second, or over the trials where it is alone.
+
+    The front is blue, and numbers are those of its trials.
+    """
+    trials = known(history)
+    chosen = front(history, objectives) if len(objectives) > 1 else _records(history, objectives)
+    along = [trial.values[1] if len(objectives) > 1 else float(trial.number) for trial in trials]
+    up = [trial.values[0] for trial in trials]
+    image = Image.new("RGB", ((LEFT + WIDE + 40) * FINE, (TOP + HIGH + 60) * FINE), WHITE)
+    canvas = ImageDraw.Draw(image)
+    text, small = font(14 * FINE), font(12 * FINE)
+    across = objectives[1].name if len(objectives) > 1 else "trial"
+    canvas.text((12 * FINE, 12 * FINE), f"{objectives[0].name} over {across}", fill=BLACK, font=text)
+    if not trials:
+        canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH / 2) * FINE), "no trial has a result", fill=FRAME, font=text)
+        return _shrunk(image)
+    xs, ys = _scale(along), _scale(up)
+
+    def at(trial: Trial) -> tuple[float, float]:
+        x = trial.values[1] if len(objectives) > 1 else float(trial.number)
+        return _x(x, xs), _y(trial.values[0], ys)
+
+    for tick in np.linspace(*ys, 5).tolist():
+        canvas.line([(LEFT * FINE, _y(tick, ys)), ((LEFT + WIDE) * FINE, _y(tick, ys))], fill=GRID, width=FINE)
+        canvas.text(((LEFT - 8) * FINE, _y(tick, ys)), f"{tick:.3g}", fill=FRAME, font=small, anchor="rm")
+    for tick in np.linspace(*xs, 5).tolist():
+        canvas.text((_x(tick, xs), (TOP + HIGH + 8) * FINE), f"{tick:.3g}", fill=FRAME, font=small, anchor="mt")
+    canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH + 32) * FINE), across, fill=BLACK, font=text, anchor="mt")
+    for trial in trials:
+        _dot(canvas, at(trial), OTHER)
+    steps = sorted((at(trial) for trial in chosen), key=lambda place: place[0])
+    # The front is what is reached at a cost, so it goes in steps.
+    for (x, y), (later, up_there) in itertools.pairwise(steps):
+        canvas.line([(x, y), (later, y), (later, up_there)], fill=BETTER, width=2 * FINE)
+    for trial in chosen:
+        x, y = at(trial)
+        _dot(canvas, (x, y), BETTER)
+        canvas.text((x + 7 * FINE, y - 7 * FINE), str(trial.number), fill=BETTER, font=small, anchor="lb")
+    return _shrunk(image)
+
+
+def _records(history: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """Return the trials that were the best so far."""
+    trials = known(history)
+    return [trial for place, trial in enumerate(trials) if best(trials[: place + 1], objectives) is trial]
+
+
+def _scale(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
+    return low - margin, high + margin
+
+
+def _x(value: float, ends: tuple[float, float]) -> float:
+    return (LEFT + (value - ends[0]) / (ends[1] - ends[0]) * WIDE) * FINE
+
+
+def _y(value: float, ends: tuple[float, float]) -> float:
+    return (TOP + (1 - (value - ends[0]) / (ends[1] - ends[0])) * HIGH) * FINE
+
+
+def _dot(canvas: ImageDraw.ImageDraw, place: tuple[float, float], fill: tuple[int, int, int]) -> None:
+    x, y = place
+    canvas.ellipse([x - 4 * FINE, y - 4 * FINE, x + 4 * FINE, y + 4 * FINE], fill=fill)
+
+
+def _shrunk(image: Image.Image) -> Picture:
+    size = (image.width // FINE, image.height // FINE)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.uint8)

@@ -27,7 +27,7 @@ from detloom.shapes import ShapesOnly, shapes_only
 from detloom.wiring import breaks_located
 from detloom.workshop import Workshop, workshop
 
-__all__ = ["DEFAULT_CLASSES", "CheckReport", "assemble", "build", "check"]
+__all__ = ["DEFAULT_CLASSES", "CheckReport", "assemble", "build", "check", "mistakes"]
 
 DEFAULT_CLASSES = 80
 """Classes of a detector whose recipe and data say nothing: COCO's."""
@@ -151,7 +151,7 @@ def check(
     """
     shop = shop or workshop()
     given, complaints = resolve_recipe(source, overrides, shop, plugins)
-    complaints += (*_Slots(given, shop).complaints(SINGLE_KINDS), *_plain_complaints(given))
+    complaints += mistakes(given, shop)
     if complaints:
         # A name is looked up with the structure and again with its settings.
         raise RecipeError("\n".join((*dict.fromkeys(complaints), BUILT_LATER)))
@@ -159,6 +159,11 @@ def check(
     with scaling_explained(given, recipe, shop):
         report = _checked(recipe, shop, num_classes)
     return replace(report, scaling=changes(given, recipe, shop))
+
+
+def mistakes(recipe: Recipe, shop: Workshop) -> list[str]:
+    """Return what is wrong with names and settings, each by itself; whether they fit is found by ``check``."""
+    return [*_Slots(recipe, shop).complaints(SINGLE_KINDS), *_plain_complaints(recipe)]
 
 
 def _checked(recipe: Recipe, shop: Workshop, num_classes: int | None) -> CheckReport:

@@ -102,6 +102,7 @@ def _tell(text: str, done: int, total: int) -> None:
 
 
 def _tell_samples(task: "Task", *, as_json: bool) -> None:
+    from detloom.search.figures import in_digits
     from detloom.search.running import label
 
     samples = task.samples(SAMPLES)
@@ -119,15 +120,18 @@ def _tell_samples(task: "Task", *, as_json: bool) -> None:
         )
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{task.search.name}: {space.size:,} points, some of them", title_justify="left")
     table.add_column("point", overflow="fold")
     for name in task.figures.wanted:
         table.add_column(name, justify="right")
-    table.add_column("refused", overflow="fold")
     for trial in samples:
-        figures = [f"{trial.figures[name]:,.4g}" if name in trial.figures else "" for name in task.figures.wanted]
-        table.add_row(label(task.search, trial.point), *figures, trial.reason)
+        figures = [in_digits(trial.figures[name]) if name in trial.figures else "" for name in task.figures.wanted]
+        table.add_row(escape(label(task.search, trial.point)), *figures)
     Console().print(table)
+    for trial in samples:
+        if trial.reason:
+            click.echo(f"refused: {label(task.search, trial.point)}: {trial.reason.splitlines()[0]}")
     click.echo(f"'{task.search.strategy['use']}' will have {min(space.trials, space.size)} trials")

@@ -20,7 +20,7 @@ from detloom.search.settings import AP, Search
 from detloom.search.zero_cost import SCORERS
 from detloom.workshop import workshop
 
-__all__ = ["COUNTED", "LATENCY", "Figures"]
+__all__ = ["COUNTED", "LATENCY", "Figures", "in_digits"]
 
 COUNTED = ("parameters", "gflops", "training_parameters", "training_gflops")
 LATENCY = "latency_ms"
@@ -61,7 +61,7 @@ class Figures:
             found[name] = sources.figure(name)
             limit = self._limits.get(name)
             if limit is not None and found[name] > limit:
-                return found, f"{name} is {_plain(found[name])}, over the constraint of {_plain(limit)}"
+                return found, f"{name} is {in_digits(found[name])}, over the constraint of {in_digits(limit)}"
         return found, ""
 
     @staticmethod
@@ -129,5 +129,6 @@ class _Sources:
             return assemble(without_initial_weights(self._recipe, workshop()), names=self._names)
 
 
-def _plain(number: float) -> str:
+def in_digits(number: float) -> str:
+    """Return a figure with the digits that are worth reading."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.durable import write_text
 from detloom.pictures import write_picture
+from detloom.search.figures import in_digits
 from detloom.search.front import best, front, hypervolume
 from detloom.search.plotting import plot_front
 from detloom.search.running import Task, label
@@ -84,6 +85,7 @@ def as_csv(task: Task, trials: Sequence[Trial]) -> str:
 
 def terminal_table(task: Task, trials: Sequence[Trial]) -> "Table":
     """Return the front, for a terminal."""
+    from rich.markup import escape
     from rich.table import Table
 
     names = _figure_names(task)
@@ -94,7 +96,7 @@ def terminal_table(task: Task, trials: Sequence[Trial]) -> "Table":
         table.add_column(name, justify="right")
     for trial in front(trials, task.search.space.objectives):
         row = [_number(trial, name) for name in names]
-        table.add_row(str(trial.number), label(task.search, trial.point), *row)
+        table.add_row(str(trial.number), escape(label(task.search, trial.point)), *row)
     return table
 
 
@@ -109,7 +111,7 @@ def statement(task: Task, trials: Sequence[Trial]) -> str:
     if winner is None:
         return f"{tried} Nothing was found; the reasons are in the table of all trials."
     first = task.search.space.objectives[0]
-    found = f"The highest {first.name}, {winner.values[0]:.4g}, is that of trial {winner.number}."
+    found = f"The highest {first.name}, {in_digits(winner.values[0])}, is that of trial {winner.number}."
     chosen = " It was chosen on the pictures that it was measured on, so expect less on others." * (first.name == AP)
     return f"{tried} {found}{chosen}"
 
@@ -163,7 +165,4 @@ def _figure_names(task: Task) -> list[str]:
 
 
 def _number(trial: Trial, name: str) -> str:
-    value = trial.figures.get(name)
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return in_digits(trial.figures[name]) if name in trial.figures else ""

@@ -1,7 +1,7 @@
 """Run a search: ask the strategy for points, refuse what is impossible, train the others, keep what was found."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from detloom.assembly import assemble
+from detloom.assembly import assemble, mistakes
 from detloom.building import build, without_initial_weights
 from detloom.detector import Detector
 from detloom.errors import DetloomError, PluginError, RecipeError
@@ -18,7 +18,7 @@ from detloom.kinds import Kind
 from detloom.plugin_source import read_plugin_file
 from detloom.recipe import Recipe, load_recipe
 from detloom.search.directory import SearchDirectory
-from detloom.search.figures import Figures
+from detloom.search.figures import Figures, in_digits
 from detloom.search.ground import Ground
 from detloom.search.settings import AP, Search
 from detloom.search.space import Point, State, Trial
@@ -58,6 +58,8 @@ class Task:
             self.base = load_recipe(settings.recipe, search.overrides, plugins=settings.plugins, scale=False)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from error
+        if wrong := list(_wrong_options(search, self.base)):
+            raise RecipeError("\n".join(wrong))
         first = self.recipe((0,) * len(search.space.choices))
         if first.data.holdout:
             raise RecipeError(
@@ -144,6 +146,21 @@ class Task:
         return WorkItem(f"trial {trial.number}", task, directory.log(trial.number))
 
 
+def _wrong_options(search: Search, base: Recipe) -> Iterator[str]:
+    """Yield what is wrong with options that no point can have: misspelt names and settings, for the most part."""
+    shop = workshop()
+    components = {choice.key: choice.options for choice in search.space.choices}
+    for choice in search.space.choices:
+        section = choice.key.partition(".")[0]
+        # A setting may be one of another component of its slot than the first.
+        beside = components.get(section, ()) if section != choice.key else ()
+        for option in choice.options:
+            settings = [{section: each, choice.key: option} for each in beside] or [{choice.key: option}]
+            found = [mistakes(base.with_overrides(overrides_of(each), "[space]"), shop) for each in settings]
+            if all(found):
+                yield f"{search.name}.toml: " + f"\n{search.name}.toml: ".join(found[0])
+
+
 class _Progress:
     """The trials of a search as they are proposed and end, always kept."""
 
@@ -225,7 +242,7 @@ class _Progress:
     def _tell(self, trial: Trial) -> None:
         if trial.state in (State.RUNNING, State.REPEATED):
             return
-        values = ", ".join(f"{name} {value:.4g}" for name, value in trial.figures.items())
+        values = ", ".join(f"{name} {in_digits(value)}" for name, value in trial.figures.items())
         what = trial.reason if trial.state in (State.REFUSED, State.FAILED) else values
         text = f"trial {trial.number} ({label(self._task.search, trial.point)}): {what.splitlines()[0]}"
         self._view(text if trial.state != State.REFUSED else f"refused: {text}", *self._counts)

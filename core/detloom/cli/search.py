@@ -14,7 +14,6 @@ from detloom.cli.options import (
     plugin_option,
     refuse_lone_address,
 )
-from detloom.plugin_source import plugin_options
 
 if TYPE_CHECKING:
     from detloom.search.running import Task
@@ -94,7 +93,7 @@ def command(
     click.echo(f"wrote {', '.join(str(path) for path in written)}")
     if (out / "best.toml") in written:
         words = ("detloom", "train", str(out / "best.toml"), "--data", loaded.settings.data)
-        click.echo(f"next: {shlex.join((*words, *plugin_options(task.base.plugins)))}")
+        click.echo(f"next: {shlex.join(words)}")
 
 
 def _tell(text: str, done: int, total: int) -> None:

@@ -35,7 +35,7 @@ from detloom.errors import RecipeError
 from detloom.recipe import USE
 from detloom.search.space import Choice, Objective, SearchSpace
 from detloom.settings import validated
-from detloom.study.settings import flat, key_complaint, recipe_path
+from detloom.study.settings import SEED, flat, key_complaint, recipe_path
 
 __all__ = ["AP", "MAXIMISED", "SCORES", "Search", "SearchSettings", "load_search"]
 
@@ -183,7 +183,7 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
         for key in flat(tables.get(name, {})):
             if key in tables.get("space", {}):
                 yield f"{where} [{name}]: '{key}' is chosen in [space]; keep it in one of the two"
-            elif key != "train.seed" and (text := key_complaint(key, f"{where} [{name}]")):
+            elif key != SEED and (text := key_complaint(key, f"{where} [{name}]")):
                 yield text
     yield from _constraint_complaints(tables.get("constraints", {}), f"{where} [constraints]")
     strategy = tables.get("search", {USE: "evolution"})
@@ -207,6 +207,8 @@ def _choice_complaints(key: str, options: Any, where: str) -> Iterator[str]:
             f"{where}: '{key}' is a table; TOML reads a dotted key so unless it is quoted: "
             f'"{key}.{next(iter(options), "setting")}" = [...]'
         )
+    elif key == SEED:
+        yield f"{where}: '{key}' is no choice: all points are trained with the same seed, that of [overrides]"
     elif text := key_complaint(key, where):
         yield text
     elif isinstance(options, Mapping):

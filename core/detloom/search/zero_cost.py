@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detloom.detector import Detector
 from detloom.errors import RecipeError
@@ -93,10 +92,14 @@ def _is_activation(module: nn.Module) -> bool:
     return type(module).__module__ == nn.ReLU.__module__
 
 
+def _unchanged(features: Tensor) -> Tensor:
+    return features
+
+
 def _without_norms(module: nn.Module) -> nn.Module:
     """Let the norms pass what they are given."""
     for each in module.modules():
         if isinstance(each, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of them all has no other name
-            each.forward = functional.relu  # type: ignore[method-assign] # all is positive here, so it passes
+            each.forward = _unchanged  # type: ignore[method-assign] # of this copy alone
             each.requires_grad_(requires_grad=False)
     return module

@@ -28,7 +28,7 @@ from detloom.errors import RecipeError, suggest
 from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
 from detloom.settings import validated
 
-__all__ = ["Design", "Study", "StudySettings", "flat", "key_complaint", "load_study", "recipe_path"]
+__all__ = ["SEED", "Design", "Study", "StudySettings", "flat", "key_complaint", "load_study", "recipe_path"]
 
 Design = Literal["one-at-a-time", "grid", "cells"]
 

@@ -1,0 +1,55 @@
+"""Fronts and hypervolumes, beside definitions written out slowly."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detloom.search.front import best, front, hypervolume
+from detloom.search.space import Objective, State, Trial
+
+TWO = (Objective("AP", is_maximised=True), Objective("gflops", is_maximised=False))
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), max_size=7)
+
+
+def trials(values: list[tuple[float, ...]]) -> list[Trial]:
+    return [Trial(n, (n,), State.FINISHED, each) for n, each in enumerate(values)]
+
+
+@given(POINTS)
+def test_front_is_what_no_other_is_better_than(points: list[tuple[float, ...]]) -> None:
+    points = [each[:2] for each in points]
+
+    found = {trial.values for trial in front(trials(points), TWO)}
+
+    for ap, cost in points:
+        is_beaten = any(a >= ap and c <= cost and (a, c) != (ap, cost) for a, c in points)
+        assert ((ap, cost) in found) == (not is_beaten)
+
+
+@given(POINTS)
+def test_hypervolume_counts_the_unit_cubes_that_are_reached(points: list[tuple[float, ...]]) -> None:
+    objectives = (*TWO, Objective("parameters", is_maximised=False))
+
+    found = hypervolume(points, (0, 5, 4), objectives)
+
+    cubes = product(range(6), range(5), range(4))
+    # A cube [a, a+1] x [c, c+1] x [p, p+1] is reached by a point that is at least as good as its best corner.
+    expected = sum(any(ap >= a + 1 and g <= c and p <= q for ap, g, p in points) for a, c, q in cubes)
+    assert found == pytest.approx(expected)
+
+
+def test_best_is_the_cheaper_of_equals() -> None:
+    winner = best(trials([(0.4, 3.0), (0.5, 9.0), (0.5, 7.0)]), TWO)
+
+    assert winner is not None
+    assert winner.number == 2
+
+
+def test_trials_without_values_are_no_part_of_it() -> None:
+    history = [Trial(0, (0,), State.REFUSED, reason="too large"), Trial(1, (1,), State.RUNNING)]
+
+    assert best(history, TWO) is None
+    assert front(history, TWO) == []
+    assert hypervolume([], (0.0, 5.0), TWO) == 0.0

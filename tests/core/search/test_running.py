@@ -1,0 +1,304 @@
+"""A search from point to point, with an executor that trains nothing and knows what each point is worth."""
+
+import json
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from detloom.cli import cli
+from detloom.errors import ArtifactError, PluginError, RecipeError
+from detloom.recipe import load_recipe
+from detloom.scenes import write_scenes
+from detloom.search.directory import SearchDirectory
+from detloom.search.front import best
+from detloom.search.reporting import as_data, write_search
+from detloom.search.running import FRUITLESS, Task
+from detloom.search.settings import load_search
+from detloom.search.space import State, Trial
+from detloom.study.executor import Outcome, WorkItem
+
+PLUGIN = '''
+"""In order: each point after the other, the first of them twice."""
+
+import torch
+
+from detloom import hookimpl
+from detloom.interfaces import SearchStrategy
+
+
+class OrderedStrategy(SearchStrategy):
+    """Proposes points in the order of counting."""
+
+    def __init__(self, space, *, wrong: bool = False, again: bool = False):
+        super().__init__(space)
+        self.wrong, self.again = wrong, again
+
+    def prepare(self, ground):
+        ground.folder.mkdir(parents=True)
+        return {"parameters": sum(each.numel() for each in ground.build((0, 0)).parameters())}
+
+    def propose(self, history, prepared, generator):
+        assert prepared["parameters"] > 0
+        if self.wrong:
+            return (0,)
+        number = 0 if self.again else max(0, len(history) - 1)
+        if number >= self.space.size:
+            return None
+        return number // self.space.counts[1], number % self.space.counts[1]
+
+
+@hookimpl
+def register_components(register):
+    register("ordered", OrderedStrategy)
+'''
+SEARCH = """
+recipe = "yolov7-tiny"
+data = {data}
+trials = 4
+objectives = ["AP", "gflops"]
+plugins = ["strategy.py"]
+
+[space]
+"head.implicit" = [true, false]
+"backbone.hidden" = [[8, 8, 8, 8], [16, 8, 8, 8], [8, 8, 8, 400]]
+
+[constraints]
+parameters = 100_000
+
+[overrides]
+"backbone.stem" = [[3, 2, 8], [3, 2, 8]]
+"backbone.widths" = [8, 16, 16, 16]
+"neck.hidden" = [8, 8, 8]
+"neck.widths" = [8, 8, 8]
+"neck.outputs" = [16, 16, 16]
+"data.image_size" = 64
+
+[search]
+use = "ordered"
+
+[proxy]
+"train.epochs" = 1
+"""
+
+
+class Oracle:
+    """An executor that writes what a run would be measured as; stops after some, and lets one fail."""
+
+    def __init__(self, stops_after: int = 99, fails: Sequence[int] = ()) -> None:
+        self.stops_after = stops_after
+        self.fails = fails
+        self.trained: list[int] = []
+
+    def run(self, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
+        for item in items:
+            if len(self.trained) == self.stops_after:
+                raise KeyboardInterrupt
+            number = int(item.name.removeprefix("trial "))
+            self.trained.append(number)
+            if number in self.fails:
+                yield Outcome(item, "the loss is not finite")
+                continue
+            tables = item.task["recipe"]["tables"]
+            ap = 0.5 + 0.1 * tables["head"]["implicit"] - tables["backbone"]["hidden"][0] / 100
+            out = Path(item.task["out"])
+            out.mkdir(parents=True)
+            (out / "measured-last.json").write_text(json.dumps({"AP": ap}))
+            yield Outcome(item)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("search")
+    data = write_scenes(path / "data", train=2, val=2, unseen=0)
+    (path / "strategy.py").write_text(PLUGIN, encoding="utf-8")
+    (path / "small.toml").write_text(SEARCH.format(data=json.dumps(str(data))), encoding="utf-8")
+    return path
+
+
+def changed(folder: Path, *changes: tuple[str, str]) -> Task:
+    text = (folder / "small.toml").read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "changed.toml").write_text(text, encoding="utf-8")
+    return Task(load_search(folder / "changed.toml"))
+
+
+def searched(task: Task, out: Path, oracle: Oracle | None = None, said: list[str] | None = None) -> list[Trial]:
+    directory = SearchDirectory(out)
+    directory.open(task.content())
+    try:
+        return task.run(
+            directory, view=lambda text, *_: None if said is None else said.append(text), executor=oracle or Oracle()
+        )
+    finally:
+        directory.close()
+
+
+def test_points_are_refused_known_or_trained(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    trials = searched(changed(folder), tmp_path, said=said)
+
+    assert [trial.state for trial in trials] == [
+        State.FINISHED,
+        State.REPEATED,
+        State.FINISHED,
+        State.REFUSED,
+        State.FINISHED,
+        State.FINISHED,
+    ]
+    assert [trial.figures["AP"] for trial in trials if trial.values] == pytest.approx([0.52, 0.52, 0.44, 0.42, 0.34])
+    assert "over the constraint of 100,000" in trials[3].reason
+    assert [text for text in said if text.startswith("refused: trial 3 (head.implicit=true")]
+
+
+def test_figures_are_those_of_check(folder: Path, tmp_path: Path) -> None:
+    from detloom.assembly import check
+
+    task = changed(folder)
+
+    trials = searched(task, tmp_path)
+
+    report = check(task.recipe((0, 1)), num_classes=len(task.names))
+    assert trials[2].figures["parameters"] == report.deployed_parameters
+    assert trials[2].values == (pytest.approx(0.44), report.deployed_gflops)
+
+
+@pytest.mark.parametrize(("stops_after", "parallel"), [(0, 1), (2, 1), (1, 2), (3, 2)])
+def test_search_that_was_stopped_goes_on_to_the_same_trials(
+    folder: Path, tmp_path: Path, stops_after: int, parallel: int
+) -> None:
+    task = changed(folder, ("trials = 4", f"trials = 4\nparallel = {parallel}"))
+    whole = searched(task, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        searched(task, tmp_path / "cut", Oracle(stops_after=stops_after))
+    rest = Oracle()
+
+    trials = searched(task, tmp_path / "cut", rest)
+
+    assert trials == whole
+    assert len(rest.trained) == 4 - stops_after
+
+
+def test_finished_search_trains_nothing_more(folder: Path, tmp_path: Path) -> None:
+    task, again = changed(folder), Oracle()
+    whole = searched(task, tmp_path)
+
+    assert searched(task, tmp_path, again) == whole
+    assert again.trained == []
+
+
+def test_trial_that_fails_is_kept_with_its_reason_and_the_others_go_on(folder: Path, tmp_path: Path) -> None:
+    trials = searched(changed(folder), tmp_path, Oracle(fails=[2]))
+
+    assert (trials[2].state, trials[2].reason) == (State.FAILED, "the loss is not finite")
+    assert sum(trial.state == State.FINISHED for trial in trials) == 3
+
+
+def test_strategy_that_proposes_known_points_for_ever_ends(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    trials = searched(changed(folder, ('"ordered"', '"ordered"\nagain = true')), tmp_path, said=said)
+
+    assert len(trials) == 1 + FRUITLESS
+    assert "the search ends" in said[-1]
+
+
+def test_proposal_that_is_no_point_is_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"'ordered' proposed something that is no point: .* tuple of 2 places"):
+        searched(changed(folder, ('"ordered"', '"ordered"\nwrong = true')), tmp_path)
+
+
+def test_option_that_no_point_can_have_is_a_mistake(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"\[space\] \[backbone\]: .*'hiden'"):
+        changed(folder, ('"backbone.hidden"', '"backbone.hiden"'))
+
+
+def test_figure_that_nobody_gives_is_told(folder: Path, tmp_path: Path) -> None:
+    trials = searched(changed(folder, ("parameters = 100_000", "flops = 1")), tmp_path)
+
+    assert {trial.state for trial in trials} == {State.REFUSED}
+    assert "no figure is called 'flops'. Did you mean 'gflops'?" in trials[0].reason
+
+
+def test_figures_of_a_chip_hold_points_down(folder: Path, tmp_path: Path) -> None:
+    changes = ("trials = 4", 'trials = 1\ntarget = "ethos-u55-256"'), ("parameters = 100_000", "sram_kib = 1")
+
+    trials = searched(changed(folder, *changes), tmp_path)
+
+    assert {trial.state for trial in trials} == {State.REFUSED}
+    assert trials[0].figures["sram_kib"] > 1
+
+
+@pytest.mark.parametrize("score", ["synflow", "naswot"])
+def test_zero_cost_scores_need_no_training(folder: Path, tmp_path: Path, score: str) -> None:
+    oracle = Oracle()
+
+    trials = searched(changed(folder, ('["AP", "gflops"]', f'["{score}"]')), tmp_path, oracle)
+
+    assert oracle.trained == []
+    assert sum(trial.state == State.FINISHED for trial in trials) == 4
+    assert len({trial.values for trial in trials if trial.state == State.FINISHED}) > 1
+
+
+def test_winner_is_an_ordinary_recipe_without_the_proxy(folder: Path, tmp_path: Path) -> None:
+    task = changed(folder)
+    trials = searched(task, tmp_path)
+
+    write_search(task, trials, tmp_path)
+
+    winner, base = load_recipe(tmp_path / "best.toml"), load_recipe("yolov7-tiny")
+    assert winner.tables["backbone"]["hidden"] == [8, 8, 8, 8]
+    assert winner.tables["head"]["implicit"] is True
+    assert winner.train.epochs == base.train.epochs
+    chosen = best(trials, task.search.space.objectives)
+    assert chosen is not None
+    assert as_data(task, trials)["front"] == [chosen.number]
+    assert [path.name for path in (tmp_path / "front").iterdir()] == [f"trial-{chosen.number:04}.toml"]
+
+
+def test_changed_search_is_refused_and_says_in_what_it_differs(folder: Path, tmp_path: Path) -> None:
+    searched(changed(folder), tmp_path)
+
+    with pytest.raises(ArtifactError, match=r"another search was begun here; it differs in .*trials"):
+        searched(changed(folder, ("trials = 4", "trials = 5")), tmp_path)
+
+
+def test_directory_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+
+    with pytest.raises(ArtifactError, match=r"no directory of a search: it holds notes\.txt"):
+        searched(changed(folder), tmp_path)
+
+
+def test_dry_run_shows_points_and_makes_nothing(folder: Path, tmp_path: Path) -> None:
+    arguments = ["search", str(folder / "small.toml"), "-o", str(tmp_path / "none"), "--dry-run", "--json"]
+
+    result = CliRunner().invoke(cli, arguments)
+
+    assert result.exit_code == 0, result.output
+    content: dict[str, Any] = json.loads(result.stdout)
+    assert (content["points"], content["trials"]) == (6, 4)
+    assert content["samples"][0]["overrides"] == {"head.implicit": True, "backbone.hidden": [8, 8, 8, 8]}
+    assert [each for each in content["samples"] if "over the constraint" in each["refused"]]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_points_are_trained_as_ordinary_runs(folder: Path, tmp_path: Path) -> None:
+    changed(folder, ("trials = 4", "trials = 1"))
+    text = (folder / "changed.toml").read_text() + '"train.batch" = 2\n"train.nominal_batch" = 2\n'
+    (folder / "changed.toml").write_text(text)
+    out = tmp_path / "out"
+
+    result = CliRunner().invoke(cli, ["search", str(folder / "changed.toml"), "-o", str(out)])
+
+    assert result.exit_code == 0, result.output
+    measured = json.loads((out / "trials/0000/run/measured-last.json").read_text())
+    assert json.loads((out / "report.json").read_text())["trials"][0]["figures"]["AP"] == measured["AP"]
+    assert (out / "trials/0000/run/last.safetensors").exists()
+    assert "next: detloom train" in result.output

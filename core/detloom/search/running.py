@@ -108,7 +108,7 @@ class Task:
         progress = _Progress(self, directory, prepared, view)
         while wave := progress.next_wave():
             # Closed on Ctrl-C, so that what is running is stopped at once.
-            with closing(executor.run([self._item(trial, directory) for trial in wave])) as outcomes:
+            with closing(executor.run([self.item(trial, directory) for trial in wave])) as outcomes:
                 for outcome in outcomes:
                     progress.note(int(outcome.item.name.removeprefix("trial ")), outcome.error)
         return progress.trials
@@ -140,7 +140,8 @@ class Task:
             torch.manual_seed(recipe.train.seed)
             return assemble(without_initial_weights(recipe, workshop()), names=self.names)
 
-    def _item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:
+    def item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:
+        """Return the work of training a trial."""
         out = directory.run(trial.number)
         task = train_task(self.recipe(trial.point), data=self.search.settings.data, out=out, weights="last")
         return WorkItem(f"trial {trial.number}", task, directory.log(trial.number))

@@ -1,0 +1,168 @@
+"""Strategies of search beside random search, at an equal number of trials, over several seeds.
+
+    python benchmarks/search.py SEARCH DATA -o FOLDER [--strategies evolution reinforce gradient] [--seeds 3] [--jobs 1]
+
+SEARCH is a file as `detloom search` takes it; its strategy is the one that `random` and the others take the place of.
+A point is trained once, whoever proposes it, as its training does not depend on who asks: FOLDER/points keeps what it
+is worth, and a killed benchmark goes on. With --all, each point of the space is trained, and the best that there is
+stands beside. Ends with the best AP and the hypervolume of each strategy, and with the mean difference to random search
+over the seeds, with its 95 % interval (Student's t over the paired seeds). What `gradient` trains before its first
+trial is said beside, as it comes on top.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from detloom.search.directory import SearchDirectory
+from detloom.search.front import hypervolume
+from detloom.search.running import Task
+from detloom.search.settings import Search, load_search
+from detloom.search.space import State, Trial, known
+from detloom.study.executor import LocalExecutor, Outcome, WorkItem
+
+MEASURED = "measured-last.json"
+# Of Student's distribution, two-sided 95 %, by degrees of freedom.
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+class Remembering:
+    """An executor that trains a recipe once."""
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self.folder = folder
+        self.local = LocalExecutor(jobs)
+
+    def run(self, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
+        """Yield the outcome of each item: of one that is known at once."""
+        listed = list(items)
+        new = [
+            replace(each, task={**each.task, "out": str(self._place(each))}) for each in listed if self._is_new(each)
+        ]
+        errors = {outcome.item.name: outcome.error for outcome in self.local.run(new)}
+        for item in listed:
+            if self._is_new(item):
+                yield Outcome(item, errors.get(item.name) or "the process left no result")
+                continue
+            out = Path(item.task["out"])
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self._place(item) / MEASURED, out / MEASURED)
+            yield Outcome(item)
+
+    def _place(self, item: WorkItem) -> Path:
+        text = json.dumps(item.task["recipe"]["tables"], sort_keys=True)
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _is_new(self, item: WorkItem) -> bool:
+        return not (self._place(item) / MEASURED).exists()
+
+
+def searched(search: Search, out: Path, executor: Remembering) -> tuple[Task, list[Trial], float]:
+    """Return the trials of a search, and the seconds that its strategy took."""
+    task, directory = Task(search), SearchDirectory(out)
+    directory.open(task.content())
+    start = time.perf_counter()
+    try:
+        trials = task.run(directory, view=lambda *_: None, executor=executor)
+    finally:
+        directory.close()
+    return task, trials, time.perf_counter() - start
+
+
+def train_all(search: Search, out: Path, executor: Remembering) -> list[tuple[float, ...]]:
+    """Return what each possible point is worth."""
+    task = Task(replace(search, strategy={"use": "random"}))
+    points = product(*(range(count) for count in search.space.counts))
+    trials = [task.measured(Trial(number, point, State.RUNNING)) for number, point in enumerate(points)]
+    items = [task.item(trial, SearchDirectory(out)) for trial in trials if trial.state == State.RUNNING]
+    found = []
+    for done, outcome in enumerate(executor.run(items), 1):
+        trial = trials[int(outcome.item.name.removeprefix("trial "))]
+        ap = SearchDirectory(out).ap(trial.number)
+        print(f"[{done}/{len(items)}] trial {trial.number}: {outcome.error or ap}", flush=True)
+        if ap is not None:
+            figures = {"AP": ap, **trial.figures}
+            found.append(tuple(figures[each.name] for each in search.space.objectives))
+    return found
+
+
+def main() -> None:
+    """Search with each strategy and seed, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("search", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--strategies", nargs="+", default=["evolution", "reinforce", "gradient"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--all", action="store_true", dest="is_whole")
+    options = parser.parse_args()
+    search = load_search(options.search)
+    search = replace(search, settings=search.settings.model_copy(update={"data": str(options.data)}))
+    executor = Remembering(options.out / "points", options.jobs)
+    whole = train_all(search, options.out / "all", executor) if options.is_whole else []
+    values: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    seconds: dict[str, list[float]] = {}
+    for seed in range(options.seeds):
+        for name in ("random", *options.strategies):
+            seeded = replace(search, settings=search.settings.model_copy(update={"seed": seed}), strategy={"use": name})
+            _, trials, taken = searched(seeded, options.out / f"{name}-{seed}", executor)
+            values[name, seed] = [trial.values for trial in known(trials)]
+            seconds.setdefault(name, []).append(taken)
+            print(f"{name}, seed {seed}: {len(values[name, seed])} points, {taken:.0f} s", flush=True)
+    _print_table(search, values, whole, options.seeds)
+
+
+def _print_table(
+    search: Search,
+    values: Mapping[tuple[str, int], Sequence[tuple[float, ...]]],
+    whole: Sequence[tuple[float, ...]],
+    seeds: int,
+) -> None:
+    objectives = search.space.objectives
+    everything = [*whole, *(value for found in values.values() for value in found)]
+    reference = [
+        min(0.0, *(value[place] for value in everything))
+        if each.is_maximised
+        else max(value[place] for value in everything)
+        for place, each in enumerate(objectives)
+    ]
+    figures: dict[str, Any] = {
+        f"best {objectives[0].name}": lambda found: max(value[0] for value in found),
+        "hypervolume": lambda found: hypervolume(found, reference, objectives),
+    }
+    print(f"\n{search.space.size} points, {search.space.trials} trials, {seeds} seeds\n")
+    print("| strategy | " + " | ".join(f"{name} | to random" for name in figures) + " |")
+    print("|---" * (1 + 2 * len(figures)) + "|")
+    for strategy in dict.fromkeys(name for name, _ in values):
+        cells = []
+        for figure in figures.values():
+            mine = [figure(values[strategy, seed]) for seed in range(seeds)]
+            theirs = [figure(values["random", seed]) for seed in range(seeds)]
+            spread = f" +- {statistics.stdev(mine):.4f}" if seeds > 1 else ""
+            cells += [f"{statistics.mean(mine):.4f}{spread}", "" if strategy == "random" else _difference(mine, theirs)]
+        print(f"| {strategy} | {' | '.join(cells)} |")
+    if whole:
+        print(f"| all points | {' | | '.join(f'{figure(whole):.4f}' for figure in figures.values())} | |")
+
+
+def _difference(mine: Sequence[float], theirs: Sequence[float]) -> str:
+    """Return the mean paired difference with its 95 % interval."""
+    differences = [a - b for a, b in zip(mine, theirs, strict=True)]
+    mean = statistics.mean(differences)
+    if len(differences) < 2:
+        return f"{mean:+.4f}"
+    reach = T_95.get(len(differences) - 1, 2.0) * statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{mean:+.4f} [{mean - reach:+.4f}, {mean + reach:+.4f}]"
+
+
+if __name__ == "__main__":
+    main()

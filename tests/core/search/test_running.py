@@ -1,6 +1,7 @@
 """A search from point to point, with an executor that trains nothing and knows what each point is worth."""
 
 import json
+import re
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,14 @@ def test_points_are_trained_as_ordinary_runs(folder: Path, tmp_path: Path) -> No
     assert json.loads((out / "report.json").read_text())["trials"][0]["figures"]["AP"] == measured["AP"]
     assert (out / "trials/0000/run/last.safetensors").exists()
     assert "next: detloom train" in result.output
+
+
+def test_strategy_of_the_page_searches(folder: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "search.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (folder / "coordinate.py").write_text(code, encoding="utf-8")
+
+    trials = searched(changed(folder, ("strategy.py", "coordinate.py"), ('"ordered"', '"coordinate"')), tmp_path)
+
+    # All of the first choice, then of the second beside the best of the first.
+    assert [trial.point for trial in trials] == [(0, 0), (1, 0), (0, 1), (0, 2)]

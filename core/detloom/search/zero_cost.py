@@ -45,7 +45,7 @@ def synflow(detector: Detector) -> float:
         parameters = [each for each in module.parameters() if each.requires_grad]
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     saliency = sum(
-        float((each * gradient).sum())
+        float((each.detach() * gradient).sum())
         for each, gradient in zip(parameters, gradients, strict=True)
         if gradient is not None
     )

@@ -81,8 +81,8 @@ def shapes_of(output: Any) -> Hashable:
     if isinstance(output, Tensor):
         return tuple(output.shape)
     if isinstance(output, list | tuple | dict) or dataclasses.is_dataclass(output):
-        return type(output), tuple((name, shapes_of(each)) for name, each in parts_of(output))
-    return type(output)
+        return type(output).__qualname__, tuple((name, shapes_of(each)) for name, each in parts_of(output))
+    return type(output).__qualname__
 
 
 def parts_of(output: Any) -> Iterator[tuple[Any, Any]]:
@@ -105,9 +105,7 @@ def _sum(outputs: Sequence[Any], weights_O: Tensor) -> Any:
         return total
     if not (isinstance(first, list | tuple | dict) or dataclasses.is_dataclass(first)):
         return first
-    sums = {
-        name: _sum([dict(parts_of(each))[name] for each in outputs], weights_O) for name, _ in parts_of(first)
-    }
+    sums = {name: _sum([dict(parts_of(each))[name] for each in outputs], weights_O) for name, _ in parts_of(first)}
     if isinstance(first, dict):
         return sums
     if dataclasses.is_dataclass(first):

@@ -7,8 +7,9 @@ from detloom_plugins.search.variants import Variants
 __all__ = ["Refusals"]
 
 ACCEPTED = (
-    "Accepted are choices within backbone, neck or head that leave the shapes of what these return as they are: depths, "
-    "inner widths, activations, kinds of block. Other strategies, as 'evolution', take any: `detloom list search`"
+    "Accepted are choices within backbone, neck or head that leave the shapes of what these return as they are: "
+    "depths, inner widths, activations, kinds of block. Other strategies, as 'evolution', take any: "
+    "`detloom list search`"
 )
 OTHERWISE = "Take it out of [space], or search with 'evolution', which trains each point: `detloom list search`"
 
@@ -29,9 +30,7 @@ class Refusals:
         options = self._variants.choices[key]
         for index, option in enumerate(options):
             variant = self._variants.at({key: index})
-            structure = tuple(
-                (name, variant.whole.get(name)) for name in variant.modules if name and "." not in name
-            )
+            structure = tuple((name, variant.whole.get(name)) for name in variant.modules if name and "." not in name)
             if structure in seen:
                 return (
                     f"[space] '{key}': {seen[structure]!r} and {option!r} make the same network, and the strategy "
@@ -49,24 +48,25 @@ class Refusals:
         if all(each == parts[0] for each in parts):
             return None
         made = self._lines(key, [", ".join(each) or "none" for each in parts])
-        return f"[space] '{key}': its options make networks of different parts, which cannot be mixed:\n{made}\n  {ACCEPTED}"
+        return (
+            f"[space] '{key}': its options make networks of different parts, which cannot be mixed:\n{made}\n"
+            f"  {ACCEPTED}"
+        )
 
     def indivisible(self, path: str, key: str) -> str:
         """Return that a part would be replaced whole that cannot be."""
         return (
-            f"[space] '{key}': it replaces the {path} as a whole, or changes how this decodes, and one {path} serves all "
-            f"points of a supernet.\n  Accepted are choices of what is inside the {path}. {OTHERWISE}"
+            f"[space] '{key}': it replaces the {path} as a whole, or changes how this decodes, and one {path} serves "
+            f"all points of a supernet.\n  Accepted are choices of what is inside the {path}. {OTHERWISE}"
         )
 
     def shapes(self, path: str, key: str, shapes: Sequence[object], fixed: Mapping[str, int]) -> str:
         """Return that what the options return cannot be summed."""
         made = self._lines(key, [_written(each) for each in shapes])
-        beside = "".join(
-            f", with {name} = {self._variants.choices[name][index]!r}" for name, index in fixed.items()
-        )
+        beside = "".join(f", with {name} = {self._variants.choices[name][index]!r}" for name, index in fixed.items())
         return (
-            f"[space] '{key}': the {path} returns different shapes for its options{beside}, which cannot be mixed, here or "
-            f"further in:\n{made}\n  {ACCEPTED}"
+            f"[space] '{key}': the {path} returns different shapes for its options{beside}, which cannot be mixed, "
+            f"here or further in:\n{made}\n  {ACCEPTED}"
         )
 
     def too_many(self, path: str, keys: Sequence[str], count: int, most: int) -> str:

@@ -74,23 +74,28 @@ class Structures:
 
 def _frozen(value: object, depth: int = 0) -> Hashable:
     """Return a value's content in a form that can be compared."""
-    into = functools.partial(_frozen, depth=depth + 1)
-    if depth > _DEEPEST or value is None or isinstance(value, bool | int | float | str | bytes | type | Enum):
-        return value if depth <= _DEEPEST else type(value)
-    if isinstance(value, nn.Module | Callable):  # type: ignore[arg-type] # mypy takes Callable for no class
-        return _callable(value, into)
+    if depth > _DEEPEST:
+        return type(value).__qualname__
+    if value is None or isinstance(value, bool | int | float | str | bytes | type | Enum):
+        return value
     if isinstance(value, Tensor):
         return _tensor(value)
+    into = functools.partial(_frozen, depth=depth + 1)
+    return _callable(value, into) if callable(value) else _collected(value, into)
+
+
+def _collected(value: object, into: Callable[[object], Hashable]) -> Hashable:
+    name = type(value).__qualname__
     if isinstance(value, Mapping):
-        return type(value), tuple((into(key), into(each)) for key, each in value.items())
+        return name, tuple((into(key), into(each)) for key, each in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(into, value))
     if isinstance(value, set | frozenset):
         return frozenset(map(into, value))
     if dataclasses.is_dataclass(value):
-        return type(value), tuple(into(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return name, tuple(into(getattr(value, field.name)) for field in dataclasses.fields(value))
     if hasattr(value, "__dict__"):
-        return type(value), into(vars(value))
+        return name, into(vars(value))
     return value if isinstance(value, Hashable) else repr(value)
 
 
@@ -101,7 +106,7 @@ def _callable(value: object, into: Callable[[object], Hashable]) -> Hashable:
     if name is not None:
         return getattr(value, "__module__", None), name
     # Of a module that is kept out of sight the class alone is compared.
-    return type(value)
+    return type(value).__qualname__
 
 
 def _tensor(tensor: Tensor) -> Hashable:

@@ -83,7 +83,7 @@ def state_of(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     if isinstance(network, Mixed):
         return state_of(network.chosen, prefix)
     state: dict[str, Tensor] = {}
-    network._save_to_state_dict(state, prefix, keep_vars=False)  # type: ignore[no-untyped-call] # noqa: SLF001 - state_dict takes no Mixed for its option
+    network._save_to_state_dict(state, prefix, keep_vars=False)  # noqa: SLF001 - state_dict takes no Mixed for its option
     for name, child in network._modules.items():  # noqa: SLF001 - the public way leaves out what stands there twice
         if child is not None:
             state |= state_of(child, f"{prefix}{name}.")
@@ -203,8 +203,13 @@ def _names(module: nn.Module) -> list[str]:
 
 
 def _share_(donor: nn.Module, receiver: nn.Module, repeated: Collection[int]) -> None:
-    """Give a module the parts of another that have the same place and structure; those that stand elsewhere too stay."""
-    if type(donor) is not type(receiver) or isinstance(donor, Mixed) or id(donor) in repeated or id(receiver) in repeated:
+    """Give a module the parts of another of the same place and structure; those that stand elsewhere too stay."""
+    if (
+        type(donor) is not type(receiver)
+        or isinstance(donor, Mixed)
+        or id(donor) in repeated
+        or id(receiver) in repeated
+    ):
         return
     for name, part in receiver._modules.items():  # noqa: SLF001 - the public way leaves out what stands there twice
         other = donor._modules.get(name)  # noqa: SLF001 - there is no public way to ask for one that may not be there

@@ -192,8 +192,14 @@ class _Weaver:
         """Return why what the options of a key return at a path cannot be summed, or None where it can be."""
         if path in self._indivisible:
             return self._refusals.indivisible(path, key)
-        shapes = [self._variants.at({**fixed, key: i}).shapes[path] for i in range(self._gates[key].num_options)]
-        if shapes[0] and all(each == shapes[0] for each in shapes):
+        made = [self._variants.at({**fixed, key: index}) for index in range(self._gates[key].num_options)]
+        shapes = [list(dict.fromkeys(each.shapes[path])) for each in made]
+        common = set(shapes[0]).intersection(*shapes)
+        # What stands in several places has returned the shapes of all of them.
+        if common and all(
+            set(s) == common or id(m.modules[path]) in self._variants.repeated
+            for s, m in zip(shapes, made, strict=True)
+        ):
             return None
         return self._refusals.shapes(path, key, shapes, fixed)
 

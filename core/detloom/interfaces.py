@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from detloom.export.network import Exported, Network, Preflight, Runner
     from detloom.foreign import ForeignCheckpoint
     from detloom.recipe import Recipe
+    from detloom.search.ground import Ground
+    from detloom.search.space import Point, SearchSpace, Trial
 
 __all__ = [
     "AnchorSearch",
@@ -53,6 +55,7 @@ __all__ = [
     "Observer",
     "ReparamPass",
     "Scaling",
+    "SearchStrategy",
 ]
 
 
@@ -429,4 +432,48 @@ class Scaling(ABC):
             extents: What is measured, by path: section, setting and, for members of a list, ``*`` for each or a
                 number for a place. What stands at a path is a number or a list, whose numbers are all meant. A 0
                 stands for a part that is not there.
+        """
+
+
+class SearchStrategy(ABC):
+    """Which points of a space are tried: ``__init__(space: SearchSpace, *, settings)``.
+
+    It is told everything in each call and keeps nothing, so a search that was killed goes on where it was.
+
+    Attributes:
+        space: As given.
+    """
+
+    def __init__(self, space: "SearchSpace") -> None:
+        self.space = space
+
+    def objection(self) -> str | None:
+        """Return why it cannot search this space, or None."""
+        return None
+
+    def prepare(self, ground: "Ground") -> Mapping[str, Any]:  # noqa: ARG002 - the contract of those that learn first
+        """Do once what comes before the first trial, and return JSON data that each proposal is given.
+
+        Where the search was killed meanwhile, it is called again with the same folder.
+
+        Raises:
+            RecipeError: The points of the space cannot be prepared for.
+            KeyboardInterrupt: It was asked to stop, and can be gone on with.
+        """
+        return {}
+
+    @abstractmethod
+    def propose(
+        self, history: "Sequence[Trial]", prepared: Mapping[str, Any], generator: torch.Generator
+    ) -> "Point | None":
+        """Return the next point, or None where nothing is left to try; changes nothing.
+
+        The same history, preparation and state of the generator give the same point. A point that was proposed before
+        is not trained again: it has its values at once, and costs no trial.
+
+        Args:
+            history: All trials in the order of their proposals. Some may be running still, refused or failed, and have
+                no values then.
+            prepared: What ``prepare`` returned.
+            generator: Of random numbers, seeded anew for each proposal.
         """

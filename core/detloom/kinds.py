@@ -22,3 +22,4 @@ class Kind(StrEnum):
     IMPORTER = "importer"
     EXPORTER = "exporter"
     SCALING = "scaling"
+    SEARCH = "search"

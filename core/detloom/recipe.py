@@ -58,7 +58,8 @@ PASSES = "passes"
 OBSERVERS = "observers"
 SUMMARY = "summary"
 PLUGINS = "plugins"
-SINGLE_KINDS = tuple(kind for kind in Kind if kind not in (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER, Kind.EXPORTER))
+NO_SLOTS = (Kind.REPARAM, Kind.OBSERVER, Kind.IMPORTER, Kind.EXPORTER, Kind.SEARCH)
+SINGLE_KINDS = tuple(kind for kind in Kind if kind not in NO_SLOTS)
 SECTIONS = (*(str(kind) for kind in SINGLE_KINDS), str(Kind.REPARAM), OBSERVERS, *PLAIN_SECTIONS)
 # What TOML's arrays, tables and quoted texts begin with.
 OPENINGS = tuple("[{\"'")

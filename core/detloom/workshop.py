@@ -415,6 +415,7 @@ def contracts() -> dict[Kind, type[Any]]:
         Kind.IMPORTER: interfaces.Importer,
         Kind.EXPORTER: interfaces.Exporter,
         Kind.SCALING: interfaces.Scaling,
+        Kind.SEARCH: interfaces.SearchStrategy,
     }
 
 

@@ -1,0 +1,1 @@
+"""Architecture search: a space of recipes, what is wanted of them, and the trials that were made."""

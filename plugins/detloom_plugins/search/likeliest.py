@@ -6,38 +6,32 @@ always has the next one on top (best-first enumeration; Lawler 1972, Management 
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 __all__ = ["likeliest"]
 
 
-def likeliest(probabilities: Mapping[str, Sequence[float]]) -> Iterator[dict[str, int]]:
-    """Yield each point once, as the index of an option for each key, the most probable first.
+def likeliest(probabilities: Sequence[Sequence[float]]) -> Iterator[tuple[int, ...]]:
+    """Yield each point once, as the place of an option for each key, the most probable first.
 
     Of equally probable points the order is always the same.
 
     Args:
-        probabilities: Of each option, by key.
+        probabilities: Of the options of each key.
     """
-    keys = list(probabilities)
-    ranked = [sorted(range(len(each)), key=lambda index, each=each: -each[index]) for each in probabilities.values()]  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
+    ranked = [sorted(range(len(each)), key=lambda place, each=each: -each[place]) for each in probabilities]  # type: ignore[misc] # mypy cannot type a default that binds a loop's value
     losses = [
-        [-math.log(max(probabilities[key][index], math.ulp(0.0))) for index in order]
-        for key, order in zip(keys, ranked, strict=True)
+        [-math.log(max(each[place], math.ulp(0.0))) for place in order]
+        for each, order in zip(probabilities, ranked, strict=True)
     ]
-
-    def loss(places: tuple[int, ...]) -> float:
-        return math.fsum(losses[key][place] for key, place in enumerate(places))
-
-    first = (0,) * len(keys)
-    heap, seen = [(loss(first), first)], {first}
+    first = (0,) * len(ranked)
+    heap, seen = [(0.0, first)], {first}
     while heap:
-        _, places = heapq.heappop(heap)
-        yield {key: ranked[number][place] for number, (key, place) in enumerate(zip(keys, places, strict=True))}
-        for number, place in enumerate(places):
-            if place + 1 == len(ranked[number]):
-                continue
-            successor = (*places[:number], place + 1, *places[number + 1 :])
-            if successor not in seen:
+        _, ranks = heapq.heappop(heap)
+        yield tuple(order[rank] for order, rank in zip(ranked, ranks, strict=True))
+        for number, rank in enumerate(ranks):
+            successor = (*ranks[:number], rank + 1, *ranks[number + 1 :])
+            if rank + 1 < len(ranked[number]) and successor not in seen:
                 seen.add(successor)
-                heapq.heappush(heap, (loss(successor), successor))
+                loss = math.fsum(each[place] for each, place in zip(losses, successor, strict=True))
+                heapq.heappush(heap, (loss, successor))

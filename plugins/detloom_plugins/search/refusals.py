@@ -79,7 +79,7 @@ class Refusals:
 
     def unlike(self, indices: Mapping[str, int]) -> str:
         """Return that the woven network computes something else than the one that it stands for."""
-        point = ", ".join(f"{key} = {value!r}" for key, value in self._variants.point(indices).items())
+        point = ", ".join(f"{key} = {value!r}" for key, value in self._variants.options(indices).items())
         named = " and ".join(f"'{key}'" for key in indices) or "the first options"
         return (
             f"[space] {named}: the supernet does not compute what the network does that is made of {point}. A module "

@@ -42,7 +42,7 @@ class Variants:
 
     Args:
         choices: The options of each key.
-        build: Makes the network of a point, which has an option for each key.
+        build: Makes the network of a point: the place of an option for each key, in their order.
         example: What a network is called with to find the shapes inside.
         seed: Of the initial weights.
         settings: Names of attributes that do not count, see ``Structures``.
@@ -56,7 +56,7 @@ class Variants:
     def __init__(
         self,
         choices: Mapping[str, Sequence[object]],
-        build: Callable[[Mapping[str, object]], nn.Module],
+        build: Callable[[tuple[int, ...]], nn.Module],
         example: Tensor,
         *,
         seed: int,
@@ -72,7 +72,7 @@ class Variants:
 
     def at(self, indices: Mapping[str, int]) -> Variant:
         """Return the network of a point."""
-        place = tuple(indices.get(key, 0) for key in self.choices)
+        place = self._place(indices)
         if place not in self._built:
             self._built[place] = self._variant(self.network(indices))
         return self._built[place]
@@ -81,15 +81,18 @@ class Variants:
         """Return the network of a point, built anew."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return self._build(self.point(indices))
+            return self._build(self._place(indices))
 
-    def point(self, indices: Mapping[str, int]) -> dict[str, object]:
-        """Return the options themselves."""
+    def options(self, indices: Mapping[str, int]) -> dict[str, object]:
+        """Return the options of a point themselves."""
         return {key: options[indices.get(key, 0)] for key, options in self.choices.items()}
 
     def others(self, key: str, indices: Mapping[str, int]) -> list[Variant]:
         """Return the networks that differ from one in the option of a key that is not among its indices."""
         return [self.at({**indices, key: index}) for index in range(1, len(self.choices[key]))]
+
+    def _place(self, indices: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(indices.get(key, 0) for key in self.choices)
 
     def _variant(self, network: nn.Module) -> Variant:
         own, whole = self._structures.of(network)

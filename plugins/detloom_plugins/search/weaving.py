@@ -51,7 +51,7 @@ class Woven:
 
 def weave(
     choices: Mapping[str, Sequence[object]],
-    build: Callable[[Mapping[str, object]], nn.Module],
+    build: Callable[[tuple[int, ...]], nn.Module],
     example: Tensor,
     *,
     seed: int = 0,
@@ -61,7 +61,7 @@ def weave(
 
     Args:
         choices: The options of each key, at least two.
-        build: Makes the network of a point.
+        build: Makes the network of a point: the place of an option for each key, in their order.
         example: What the networks are called with to find the shapes inside.
         seed: Of the initial weights.
         indivisible: Paths of modules of which more than their outputs are used, so that they cannot be mixed.

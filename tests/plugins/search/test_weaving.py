@@ -41,7 +41,13 @@ def detector(point: Mapping[str, Any]) -> nn.Module:
 
 
 def woven(choices: Mapping[str, Sequence[Any]]) -> Woven:
-    return weave(choices, detector, torch.rand(1, 3, 64, 96), indivisible=("head",))
+    return weave(
+        choices, lambda point: detector(chosen(choices, point)), torch.rand(1, 3, 64, 96), indivisible=("head",)
+    )
+
+
+def chosen(choices: Mapping[str, Sequence[Any]], point: tuple[int, ...]) -> dict[str, Any]:
+    return {key: options[place] for (key, options), place in zip(choices.items(), point, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def backbone(**settings: Any) -> nn.Module:
 
 
 def toy(choices: Mapping[str, Sequence[Any]], build: Callable[..., nn.Module], example: Tensor | None = None) -> Woven:
-    return weave(choices, lambda point: build(**point), torch.rand(2, 4) if example is None else example)
+    return weave(choices, lambda point: build(**chosen(choices, point)), torch.rand(2, 4) if example is None else example)
 
 
 def is_like(made: Woven, own: nn.Module, images_BCHW: Tensor) -> bool:

@@ -1,10 +1,10 @@
 """Search by gradient: one supernet learns how probable each option is, and the most probable points are trained.
 
 What is derived is trained and measured as any other trial, from the start; the supernet gives the order alone. It is
-trained before the first trial, for as many epochs and seconds as its result says, which belong to the search's cost.
+trained before the first trial, for as many epochs and seconds as its result says: they belong to the search's cost.
 
-References: Liu, Simonyan and Yang, DARTS (2019), arXiv:1806.09055; Xie et al., SNAS (2019), arXiv:1812.09926; Wu et al.,
-FBNet (2019), arXiv:1812.03443, whose section 4.1 has the defaults of logits, temperatures and warm-up; Tan et al.,
+References: Liu, Simonyan and Yang, DARTS (2019), arXiv:1806.09055; Xie et al., SNAS (2019), arXiv:1812.09926; Wu et
+al., FBNet (2019), arXiv:1812.03443, whose section 4.1 has the defaults of logits, temperatures and warm-up; Tan et al.,
 MnasNet (2019), arXiv:1807.11626, section 3.1, for the exponent of the cost.
 """
 
@@ -105,9 +105,7 @@ class GradientSearch(SearchStrategy):
             temperature=self.temperature,
             final_temperature=self.final_temperature,
         )
-        return probabilities_of(
-            self.space, ground, epochs=self.epochs, logits=logits, cost_exponent=self.cost_exponent
-        )
+        return probabilities_of(self.space, ground, epochs=self.epochs, logits=logits, cost_exponent=self.cost_exponent)
 
     def propose(
         self,

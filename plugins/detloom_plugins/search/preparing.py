@@ -1,4 +1,4 @@
-"""From a space and its ground to the probabilities of its options: networks woven, costs counted, a supernet trained."""
+"""From a space and its ground to the probabilities of its options: weave networks, count costs, train a supernet."""
 
 from typing import Any
 
@@ -60,7 +60,13 @@ def probabilities_of(
         "trial_epochs": trial.train.epochs,
         "seconds": round(sum(record.seconds for record in run.history), 1),
         "places": {key: len(places) for key, places in woven.places.items()},
-        "cost": None if cost is None else {"figure": _figure(space), "first": cost.first, "more": dict(cost.differences)},
+        "cost": None
+        if cost is None
+        else {
+            "figure": _figure(space),
+            "first": cost.first,
+            "more": {key: list(each) for key, each in cost.differences.items()},
+        },
     }
 
 

@@ -27,7 +27,7 @@ NARROW = {
     "neck.widths": [4, 8, 8],
     "neck.outputs": [8, 8, 16],
 }
-REAL = {"backbone.activation": ["leaky-relu", "silu"], "head.implicit": [True, False]}
+REAL: dict[str, list[Any]] = {"backbone.activation": ["leaky-relu", "silu"], "head.implicit": [True, False]}
 
 
 @functools.cache
@@ -62,7 +62,9 @@ def backbone(**settings: Any) -> nn.Module:
 
 
 def toy(choices: Mapping[str, Sequence[Any]], build: Callable[..., nn.Module], example: Tensor | None = None) -> Woven:
-    return weave(choices, lambda point: build(**chosen(choices, point)), torch.rand(2, 4) if example is None else example)
+    return weave(
+        choices, lambda point: build(**chosen(choices, point)), torch.rand(2, 4) if example is None else example
+    )
 
 
 def is_like(made: Woven, own: nn.Module, images_BCHW: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """From a space and its ground to the probabilities of its options: weave networks, count costs, train a supernet."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,14 @@ __all__ = ["cost_of", "probabilities_of"]
 CELLS = (2, 3)
 """Height and width, in cells of the coarsest level, of the picture that shapes are found with."""
 
-PARAMETERS, GFLOPS = "parameters", "gflops"
+GFLOPS = "gflops"
+COUNTED: Mapping[str, str] = {
+    "parameters": "deployed_parameters",
+    GFLOPS: "deployed_gflops",
+    "training_parameters": "training_parameters",
+    "training_gflops": "training_gflops",
+}
+"""What is counted of a network, and where a report of ``check`` has it."""
 
 
 def probabilities_of(
@@ -71,17 +79,16 @@ def probabilities_of(
 
 
 def cost_of(space: SearchSpace, ground: Ground, *, num_classes: int, exponent: float) -> Cost | None:
-    """Return what the deployed networks cost, each key changed alone, or None where no objective is a cost.
+    """Return what networks cost, each key changed alone, or None where no objective is a cost.
 
-    Parameters are counted where they are the only cost; for all else, as a latency, operations stand.
+    It is the first objective that can be counted; for what must be measured, as a latency, operations stand.
     """
     figure = _figure(space)
     if figure is None or not exponent:
         return None
 
     def counted(point: Point) -> float:
-        report = check(ground.recipe(point), num_classes=num_classes)
-        return float(report.deployed_parameters if figure == PARAMETERS else report.deployed_gflops)
+        return float(getattr(check(ground.recipe(point), num_classes=num_classes), COUNTED[figure]))
 
     first = counted((0,) * len(space.choices))
     differences = {
@@ -94,10 +101,8 @@ def cost_of(space: SearchSpace, ground: Ground, *, num_classes: int, exponent: f
 
 
 def _figure(space: SearchSpace) -> str | None:
-    costs = {objective.name for objective in space.objectives if not objective.is_maximised}
-    if not costs:
-        return None
-    return PARAMETERS if costs == {PARAMETERS} else GFLOPS
+    costs = [objective.name for objective in space.objectives if not objective.is_maximised]
+    return next((name for name in costs if name in COUNTED), GFLOPS if costs else None)
 
 
 def _alone(space: SearchSpace, number: int, place: int) -> Point:

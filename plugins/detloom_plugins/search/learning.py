@@ -53,9 +53,16 @@ class LogitSettings:
 
 def supernet_recipe(recipe: Recipe, epochs: int) -> Recipe:
     """Return the recipe of a supernet's run: that of the first point, without what concerns finished models alone."""
-    changed = recipe.with_overrides(
-        {"train.epochs": epochs, "train.nominal_batch": 0, "train.evaluate_every": 0, "train.save_every": 1}
-    )
+    plain: dict[str, Any] = {
+        "train.epochs": epochs,
+        "train.nominal_batch": 0,
+        "train.evaluate_every": 0,
+        "train.save_every": 1,
+    }
+    if recipe.train.precision == "float16":
+        # Its gradients are scaled, and by one factor for all; bfloat16 needs no factor.
+        plain["train.precision"] = "auto"
+    changed = recipe.with_overrides(plain)
     tables = {name: table for name, table in changed.tables.items() if name not in (Kind.EMA, OBSERVERS)}
     tables["train"] = {key: value for key, value in tables["train"].items() if key not in ("init_from", "freeze")}
     return replace(changed, name=f"{recipe.name}-supernet", tables=tables)

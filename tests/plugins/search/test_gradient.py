@@ -163,6 +163,7 @@ def test_an_option_that_cannot_be_built_is_named(squares: Path) -> None:
     assert "Take out an option" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_supernet_of_a_detector_is_trained_once_and_says_what_it_took(squares: Path) -> None:
     searched = space(AP, GFLOPS, backbone_activation=("relu", "silu"), backbone_depth=(1, 2))
     strategy = GradientSearch(searched, epochs=2, warm_up=0.5)

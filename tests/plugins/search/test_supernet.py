@@ -246,3 +246,15 @@ def test_a_supernet_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, mon
             learned(tmp_path / "killed", 0, epochs=3)
 
     assert learned(tmp_path / "killed", 0, epochs=3).probabilities() == whole
+
+
+def test_a_supernet_leaves_out_what_concerns_finished_models() -> None:
+    given = load_recipe("yolov7-tiny-small-data", {"train.freeze": ["backbone"], "train.precision": "float16"})
+
+    recipe = supernet_recipe(given, 3)
+
+    assert "ema" in given.tables
+    assert not {"ema", "observers"} & set(recipe.tables)
+    train = recipe.train
+    assert (train.epochs, train.nominal_batch, train.evaluate_every) == (3, 0, 0)
+    assert (train.freeze, train.precision) == ((), "auto")

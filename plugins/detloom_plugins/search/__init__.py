@@ -1,0 +1,1 @@
+"""Strategies of architecture search: which point of a space is tried next."""

@@ -69,7 +69,7 @@ class EvolutionSearch(SearchStrategy):
         source = random_of(generator)
         proposed = {trial.point for trial in history}
         point = self._child(history, proposed, source) if len(proposed) < self.space.size else None
-        return point or untried(self.space, proposed, source)
+        return untried(self.space, proposed, source) if point is None else point
 
     def _child(self, history: Sequence[Trial], proposed: set[Point], source: random.Random) -> Point | None:
         if self.algorithm == "nsga2":

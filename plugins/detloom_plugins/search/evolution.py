@@ -26,9 +26,9 @@ Algorithm = Literal["aging", "nsga2"]
 class EvolutionSearch(SearchStrategy):
     """Mutants of the best of a sample, or generations that cross.
 
-    ``aging``: the population is the last trials that have values; the best of some of them, drawn at random, has a child
-    that differs at one key, and the oldest dies. Of several objectives the better front is the better one, and in a
-    front the trial that is less crowded. ``nsga2``: optuna's NSGA-II, which crosses and mutates whole generations.
+    ``aging``: the population is the last trials that have values; of some of them, drawn at random, the best has a
+    child that differs at one key, and the oldest dies. Of several objectives the better front is the better one, and in
+    a front the trial that is less crowded. ``nsga2``: optuna's NSGA-II, which crosses and mutates whole generations.
 
     No point is proposed twice: what a child of a known point would tell is known.
 
@@ -56,7 +56,7 @@ class EvolutionSearch(SearchStrategy):
     def objection(self) -> str | None:
         """Return what is not installed, or None."""
         if self.algorithm == "nsga2":
-            return missing_packages("algorithm = \"nsga2\"", ("optuna",), "search")
+            return missing_packages('algorithm = "nsga2"', ("optuna",), "search")
         return None
 
     def propose(

@@ -6,6 +6,7 @@ values of a point are computed from its places.
 
 import copy
 import json
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,9 +300,8 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _global_states() -> dict[str, object]:
-    _, keys, *rest = np.random.get_state()  # noqa: NPY002 - this is the state that must stay
     return {
         "torch": torch.get_rng_state().tolist(),
         "random": random.getstate(),
-        "numpy": (keys.tolist(), rest),
+        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002 - this is the state that must stay
     }

@@ -40,7 +40,7 @@ class EvolutionSearch(SearchStrategy):
     """
 
     def __init__(
-        self, space: SearchSpace, *, algorithm: Algorithm = "aging", population: int = 8, sample: int = 4
+        self, space: SearchSpace, *, algorithm: Algorithm = "aging", population: int = 10, sample: int = 10
     ) -> None:
         super().__init__(space)
         if algorithm not in get_args(Algorithm):

@@ -49,7 +49,7 @@ def next_of_generation(
         logging.set_verbosity(level)
 
 
-class _ReplayingSampler(NSGAIISampler):
+class _ReplayingSampler(NSGAIISampler):  # type: ignore[misc]  # optuna is not always there to be looked at
     """NSGA-II that can be given what it samples, and counts that to its generations all the same.
 
     Trials that are enqueued are not asked of a sampler, and so belong to no generation.

@@ -115,9 +115,10 @@ class ReinforceSearch(SearchStrategy):
             advantage: Of its reward over the baseline.
         """
         probability_KO = logit_KO.softmax(dim=1)
-        surprise_KO = torch.special.entr(probability_KO)
+        surprise_KO: Tensor = torch.special.entr(probability_KO)
         entropy_K1 = surprise_KO.sum(dim=1, keepdim=True)
-        return advantage * (place_KO - probability_KO) + self.entropy * (surprise_KO - probability_KO * entropy_K1)
+        towards_entropy_KO = surprise_KO - probability_KO * entropy_K1
+        return advantage * (place_KO - probability_KO) + self.entropy * towards_entropy_KO
 
     def rewards(self, trials: Sequence[Trial]) -> list[float]:
         """Return the reward of each trial with values."""

@@ -71,7 +71,7 @@ class FractionalSearch(SweepingSearch):
     """Has its places as floats."""
 
     def spoiled(self, point: Point, history: History) -> Point | None:
-        return tuple(float(place) for place in point)  # type: ignore[return-value]  # what is wrong with it
+        return tuple(float(place) for place in point)  # type: ignore[misc]  # what is wrong with it
 
 
 class TiredSearch(SweepingSearch):

@@ -2,7 +2,8 @@
 
 The files are those of ``templates``, in which some words stand for what is chosen: ``new-plugin`` and
 ``new_plugin`` for the distribution and its package, ``new-component`` and ``NewComponent`` for the name
-in recipes and the class, ``new-kind``, ``new-summary`` and ``new-reference`` for its row in the catalogue.
+in recipes and the class, ``new-kind``, ``new-summary`` and ``new-reference`` for its row in the catalogue,
+``new-file`` and ``new-command`` for what the example is and how it is used.
 """
 
 import importlib.util
@@ -32,6 +33,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {
     Kind.HEAD: ("One convolution a level, anchor-free", "Ge et al. 2021, arXiv:2107.08430, section 2.1"),
     Kind.NECK: ("A feature pyramid of one width", "Lin et al. 2017, arXiv:1612.03144, section 3"),
     Kind.REPARAM: ("Two 1x1 convolutions in a row as one", "Ding et al. 2021, arXiv:2103.13425, section 3.2"),
+    Kind.SEARCH: ("Local search: neighbours of the best", "White et al. 2020, arXiv:2005.02960, section 3"),
 }
 """Summary and source of the component that each kind begins with."""
 
@@ -86,6 +88,8 @@ def _write(folder: Path, name: str, kind: str, component: str) -> None:
         "new-kind": kind,
         "new-summary": summary,
         "new-reference": reference,
+        "new-file": "search" if kind == Kind.SEARCH else "recipe",
+        "new-command": "search example.toml" if kind == Kind.SEARCH else "train example.toml --data DATA",
     }
     for template, path in (
         ("common/pyproject.toml", folder / "pyproject.toml"),

@@ -17,6 +17,7 @@ from detloom.cli import cli
 from detloom.errors import PluginError
 from detloom.kinds import Kind
 from detloom.plugin_source import stated_api
+from detloom.search.settings import load_search
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
@@ -35,8 +36,8 @@ def test_all_files_are_there_and_no_word_of_the_template_is_left(tmp_path: Path,
         f"tests/test_{package}.py",
     }
     text = "".join(path.read_text(encoding="utf-8") for path in files.values())
-    words = ("new-plugin", "new_plugin", "new-component", "NewComponent", "new-kind", "new-summary", "new-reference")
-    assert [word for word in words if word in text] == []
+    words = ("plugin", "component", "kind", "summary", "reference", "file", "command")
+    assert [word for word in (*(f"new-{word}" for word in words), "new_plugin", "NewComponent") if word in text] == []
     assert f'register("my-own", MyOwn{kind.capitalize()})' in files[f"src/{package}/__init__.py"].read_text()
     assert stated_api(files[f"src/{package}/__init__.py"].read_bytes()) == detloom.PLUGIN_API
     project = tomllib.loads(files["pyproject.toml"].read_text())["project"]
@@ -135,14 +136,23 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["search", "asigner", str(Kind.EVALUATOR)])
+@pytest.mark.parametrize("kind", ["scaling", "asigner", str(Kind.EVALUATOR)])
 def test_kinds_without_a_template_are_refused_with_the_list(tmp_path: Path, kind: str) -> None:
     result = CliRunner().invoke(cli, ["plugin", "new", "my-own", "--kind", kind, "--into", str(tmp_path)])
 
     assert result.exit_code == 2
     assert f"there is no template of that kind.{' Did you mean' if kind == 'asigner' else ''}" in result.output
-    assert "kinds: assigner, backbone, criterion, dataset, ema, exporter, head, neck, reparam" in result.output
+    assert "kinds: assigner, backbone, criterion, dataset, ema, exporter, head, neck, reparam, search" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_a_strategy_is_a_search(tmp_path: Path) -> None:
+    of_search, of_head = (new_plugin(f"my-own-{kind}", kind, tmp_path) for kind in ("search", "head"))
+
+    assert "detloom search example.toml\n" in (of_search / "README.md").read_text()
+    assert "`example.toml` | a search that uses it" in (of_search / "README.md").read_text()
+    assert "detloom train example.toml --data DATA" in (of_head / "README.md").read_text()
+    assert load_search(of_search / "example.toml").strategy == {"use": "my-own"}
 
 
 def test_the_command_says_what_it_wrote_and_what_is_next(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from detloom.testing import (
     observers,
     reparams,
     scalings,
+    searches,
 )
 from detloom.workshop import contracts
 
@@ -65,6 +66,7 @@ CHECKS: Mapping[Kind, tuple[Callable[[construction.Build], None], ...]] = {
     Kind.EXPORTER: exporters.CHECKS,
     Kind.IMPORTER: importers.CHECKS,
     Kind.SCALING: scalings.CHECKS,
+    Kind.SEARCH: searches.CHECKS,
 }
 WITH_EXAMPLE = frozenset((*datasets.WITH_EXAMPLE, *reparams.WITH_EXAMPLE, *importers.WITH_EXAMPLE))
 
@@ -126,7 +128,8 @@ def checks_of(
         expected_failures: Names of checks that it does not pass, each with the reason why it need not.
         example: What returns something to work on: for a reparam pass a model that it folds, which takes pictures
             ``[B, 3, 64, 64]``; for a dataset the path of one that it reads, with the split ``train``; for an importer a
-            ``ForeignCheckpoint`` that it knows, and the recipe that this holds the weights of.
+            ``ForeignCheckpoint`` that it knows, and the recipe that this holds the weights of; for a search strategy
+            that learns first, what its ``prepare`` returns for ``searches.CHOICES``.
 
     Raises:
         PluginError: The class is no component, its kind has no checks yet, it cannot be built with the settings,

@@ -224,7 +224,7 @@ def test_each_part_is_measured_and_an_average_below_the_best_is_told(
 def with_recipe(path: Path, overrides: dict[str, Any]) -> None:
     """Let an artifact have been trained with other settings."""
     artifact = read_artifact(path)
-    detector = detloom.load(path).detector
+    detector = detloom.load(path)
     save_artifact(path, detector, recipe=load_recipe(artifact.recipe, overrides), names=artifact.names)
 
 

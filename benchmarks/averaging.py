@@ -141,7 +141,7 @@ class Bench:
             raise SystemExit(done.message)
         return run
 
-    def _averaged(  # noqa: PLR0913 - those of detloom.average
+    def _averaged(
         self,
         place: Path,
         name: str,

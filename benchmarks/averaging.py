@@ -5,10 +5,13 @@
 A quarter of YOLOv7-tiny, with the settings of `yolov7-tiny-small-data`. For each seed, one training on all pictures is
 the start of the others (YOLOv7, section 2.2, names both ensembles):
 
-- a run on each part of the data, and their averages: uniform, uniform with the parts' batch norm statistics, greedy;
+- a run on each part of the data, and their averages: uniform, uniform with the mean of their statistics, greedy;
 - a run on all of it for as many epochs, so as many pictures as the parts' runs have together; of the same run the
   weights of the last epoch, the average that trained beside it, and averages of its last epochs, uniform and weighted;
 - such a run with a constant learning rate (Izmailov et al. 2018, section 3.2, average weights along one).
+
+Averages have batch norm statistics over all training pictures; so that what these give is not taken for what averaging
+gives, parts are measured with such statistics, too.
 
 Artifacts and detections lie in DIRECTORY; what is there is not made again, so a run that was stopped goes on, and
 several processes may have seeds of their own. Ends with APs over the seeds that are complete, and with paired
@@ -31,6 +34,7 @@ import detloom
 from detloom.artifacts import load_artifact
 from detloom.data.splits import open_splits
 from detloom.engine.evaluate import detect_split
+from detloom.engine.statistics import renew_statistics_, training_pictures
 from detloom.recipe import load_recipe
 from detloom.study.matches import Matches
 from detloom.study.statistics import Difference, compare, draw_images, draw_seeds, holm
@@ -47,29 +51,35 @@ QUARTER = {
 ARMS = {
     "start": "the start of all others",
     "part": "a part's run (mean of the parts)",
+    "part-renewed": "a part's run, statistics of all data",
     "parts-plain": "parts, uniform, statistics of the parts",
     "parts-uniform": "parts, uniform",
     "parts-greedy": "parts, greedy",
     "all-last": "all data, last epoch's weights",
+    "all-last-renewed": "all data, last epoch's weights, new statistics",
     "all-ema": "all data, exponential average",
     "all-plain": "all data, last epochs, uniform, their statistics",
     "all-uniform": "all data, last epochs, uniform",
     "all-weighted": "all data, last epochs, weighted 1, 2, ...",
     "constant-last": "constant rate, last epoch's weights",
+    "constant-last-renewed": "constant rate, last epoch's weights, new statistics",
     "constant-ema": "constant rate, exponential average",
     "constant-uniform": "constant rate, last epochs, uniform",
 }
 COMPARISONS = (
     ("parts-uniform", "part"),
+    ("parts-uniform", "part-renewed"),
     ("parts-greedy", "part"),
     ("parts-uniform", "parts-plain"),
     ("parts-uniform", "all-ema"),
     ("all-ema", "all-last"),
     ("all-uniform", "all-last"),
+    ("all-uniform", "all-last-renewed"),
     ("all-weighted", "all-last"),
     ("all-uniform", "all-plain"),
     ("all-uniform", "all-ema"),
     ("constant-uniform", "constant-last"),
+    ("constant-uniform", "constant-last-renewed"),
     ("constant-uniform", "all-uniform"),
 )
 RESAMPLES, CONFIDENCE = 2000, 0.95
@@ -100,7 +110,7 @@ class Bench:
     def seed(self, seed: int) -> None:
         """Make and measure everything of one seed."""
         place = self.out / f"seed-{seed}"
-        common = {"train.seed": seed, "data.part_seed": seed}
+        common: dict[str, Any] = {"train.seed": seed, "data.part_seed": seed}
         start = self._trained(place / "start", {**common, "train.epochs": self.start}) / "last.safetensors"
         self._measure(place, "start", start)
         common |= {"train.init_from": str(start), "train.epochs": self.epochs, "train.snapshot_every": 1}
@@ -114,6 +124,7 @@ class Bench:
             share = {"data.fraction": 1 / self.parts, "data.part": part, "train.snapshot_every": 0}
             runs.append(self._trained(place / f"part-{part}", {**common, **share}) / "last.safetensors")
             self._measure(place, f"part-{part}", runs[-1])
+            self._measure(place, f"part-{part}-renewed", runs[-1], renewed=True)
         self._averaged(place, "parts-plain", runs, recalibrate=False)
         self._averaged(place, "parts-uniform", runs)
         self._averaged(place, "parts-greedy", runs, greedy=True)
@@ -122,6 +133,7 @@ class Bench:
         run = self._trained(place / name, settings)
         snapshots = sorted(run.glob("epoch-*.safetensors"))[-self.last :]
         self._measure(place, f"{name}-last", snapshots[-1])
+        self._measure(place, f"{name}-last-renewed", snapshots[-1], renewed=True)
         self._measure(place, f"{name}-ema", run / "last.safetensors")
         self._averaged(place, f"{name}-uniform", snapshots)
         if name == "all":
@@ -160,15 +172,18 @@ class Bench:
                 print(f"{artifact}: greedy took {sum(part.used for part in made.parts)} of {len(artifacts)}")
         self._measure(place, name, artifact)
 
-    def _measure(self, place: Path, name: str, artifact: Path) -> None:
+    def _measure(self, place: Path, name: str, artifact: Path, *, renewed: bool = False) -> None:
         file = matches_of(place, name)
         if file.exists():
             return
         recipe = load_recipe(RECIPE, {"data.image_size": self.size, "data.workers": 0})
-        _, val = open_splits(self.data, recipe.data)
-        matches = Matches.of(detect_split(load_artifact(artifact), val, recipe), val)
+        train, val = open_splits(self.data, recipe.data)
+        detector = load_artifact(artifact)
+        if renewed:
+            renew_statistics_(detector, training_pictures(detector, train, recipe))
+        matches = Matches.of(detect_split(detector, val, recipe), val)
         matches.write(file)
-        print(f"{place.name}  {name:17} AP {matches.ap:.3f}", flush=True)
+        print(f"{place.name}  {name:21} AP {matches.ap:.3f}", flush=True)
 
 
 def matches_of(place: Path, name: str) -> Path:
@@ -178,7 +193,11 @@ def matches_of(place: Path, name: str) -> Path:
 
 def table(out: Path, parts: int) -> str:
     """Return APs and differences of the seeds that are complete, as Markdown."""
-    files = {arm: [arm] if arm != "part" else [f"part-{part}" for part in range(parts)] for arm in ARMS}
+    several = {
+        "part": [f"part-{part}" for part in range(parts)],
+        "part-renewed": [f"part-{part}-renewed" for part in range(parts)],
+    }
+    files = {arm: several.get(arm, [arm]) for arm in ARMS}
     places = [
         place
         for place in sorted(out.glob("seed-*"))

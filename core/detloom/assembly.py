@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from detloom.building import build, settings_complaints, without_initial_weights
-from detloom.data.settings import AugmentSettings, size_complaint
+from detloom.data.settings import AugmentSettings, DataSettings, part_complaint, size_complaint
 from detloom.detector import Detector
 from detloom.engine.settings import TrainSettings
 from detloom.errors import RecipeError, suggest, with_article
@@ -292,6 +292,8 @@ def _plain_complaints(recipe: Recipe) -> Iterator[str]:
             f"{recipe.where('train', 'init_from')}: 'init_from' is {train.init_from}: there is no such file. "
             "Give the path of an artifact, as the best.safetensors of a run."
         )
+    if complaint := part_complaint(_sound(DataSettings, _table(recipe, "data"))):
+        yield f"{recipe.where('data', 'part')}: {complaint}"
     augment = _sound(AugmentSettings, _table(recipe, "augment"))
     if augment.extra:
         from detloom.data.extra import ExtraTransforms

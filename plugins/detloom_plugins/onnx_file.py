@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detloom.errors import ExportError, RecipeError, reason
 from detloom.export.network import Network, Preflight
-from detloom_plugins.equal_maps import demand_equality, maps_of_module
+from detloom_plugins.equal_maps import demand_equality, maps_of_module, rounding_of_module
 from detloom_plugins.onnx_graph import NEWEST_OPSET, Numbers, onnx_model, refused_operators
 from detloom_plugins.traced_operators import refusals, refused
 
@@ -106,6 +106,7 @@ def write_checked(network: Network, path: Path, *, numbers: Numbers, opset: int,
         maps_of_module(network, example_BCHW),
         network.map_names,
         tolerance=TOLERANCES[numbers],
+        rounding=lambda: rounding_of_module(network, example_BCHW),
         where=f"{path.name}, run by onnxruntime",
     )
 

@@ -17,7 +17,7 @@ from detloom.errors import ExportError
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Exporter
-from detloom_plugins.equal_maps import demand_equality, maps_of_module
+from detloom_plugins.equal_maps import demand_equality, maps_of_module, rounding_of_module
 from detloom_plugins.extras import missing_packages
 from detloom_plugins.openvino_model import (
     OpenvinoRunner,
@@ -98,6 +98,7 @@ class OpenvinoExporter(Exporter):
             maps_of_module(network, example_BCHW),
             network.map_names,
             tolerance=TOLERANCE,
+            rounding=lambda: rounding_of_module(network, example_BCHW),
             where=f"{FLOAT_FILE}, run by OpenVINO",
         )
         files: tuple[str, ...] = _both(FLOAT_FILE)

@@ -212,6 +212,7 @@ def test_mistakes_of_one_section_come_together() -> None:
         "train.optimizer": "sdg",
         "train.epochs": 0,
         "train.lerning_rate": 0.1,
+        "data.part": 1,
         "train.init_from": "no.safetensors",
         "train.schedule": "step",
         "train.decay_epochs": "late",
@@ -230,6 +231,7 @@ def test_mistakes_of_one_section_come_together() -> None:
         "'decay_epochs' is",
         "'Blurr'",
         "'mixup' is 2",
+        "'part' is 1, but with fraction = 1 there is only the part 0; for 2 equal parts, set fraction = 0.5",
     )
     assert [str(caught.value).count(each) for each in wrong] == [1] * len(wrong)
     assert "needs decay_epochs" not in str(caught.value)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from detloom.errors import ExportError, RecipeError
 from detloom.export.network import Exported, Network, Placement
 from detloom_plugins import onnx_graph
-from detloom_plugins.equal_maps import demand_equality, maps_of_module
+from detloom_plugins.equal_maps import demand_equality, maps_of_module, rounding_of_module
 from detloom_plugins.onnx_exporter import OnnxExporter
 from detloom_plugins.onnx_graph import module_of, onnx_model
 
@@ -230,7 +230,34 @@ def test_nearest_enlargement_by_one_and_a_half_is_that_of_torch(tmp_path: Path) 
 )
 def test_maps_that_are_not_the_networks_are_refused_by_name(found: NDArray[np.float64], complaint: str) -> None:
     with pytest.raises(ExportError, match=complaint):
-        demand_equality([found.astype(np.float32)], [np.ones((1, 2), np.float32)], ["x"], tolerance=1e-3, where="file")
+        demand_equality(
+            [found.astype(np.float32)],
+            [np.ones((1, 2), np.float32)],
+            ["x"],
+            tolerance=1e-3,
+            rounding=lambda: [0.009],
+            where="file",
+        )
+
+
+def test_what_torchs_own_rounding_amounts_to_is_no_difference() -> None:
+    found, wanted = np.full((1, 2), 1.1, np.float32), np.ones((1, 2), np.float32)
+
+    said = demand_equality([found], [wanted], ["x"], tolerance=1e-3, rounding=lambda: [0.011], where="file")
+
+    assert "x 0.1" in said
+
+
+def test_rounding_of_a_module_is_what_float32_misses() -> None:
+    class Third(torch.nn.Module):
+        def forward(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor]:
+            return (images_BCHW / 3,)
+
+    network = Network(Third(), (1, 1), {}, ("object",))  # type: ignore[typeddict-item] # no host decodes it
+
+    (found,) = rounding_of_module(network, torch.ones(1, 3, 1, 1))
+
+    assert found == pytest.approx(abs(float(np.float32(1) / np.float32(3)) - 1 / 3))
 
 
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

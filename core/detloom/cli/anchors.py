@@ -140,7 +140,7 @@ def _searches(recipe: "Recipe") -> "dict[str, AnchorSearch]":
 def _sizes(recipe: "Recipe", data: Path, num_anchors: int, *, skip_bad: bool) -> "Tensor":
     """Return the sizes of the boxes that training would see."""
     from detloom.data.faults import refuse_faults
-    from detloom.data.splits import hold_out, open_split
+    from detloom.data.splits import hold_out, open_split, take_part
     from detloom.engine.anchoring import SMALLEST, box_sizes
 
     settings = recipe.data
@@ -148,6 +148,7 @@ def _sizes(recipe: "Recipe", data: Path, num_anchors: int, *, skip_bad: bool) ->
     refuse_faults((train,), skip_bad=skip_bad or settings.skip_bad)
     if settings.holdout:
         train = hold_out(train, settings.holdout, recipe.train.seed)[0]
+    train = take_part(train, settings)
     sizes_N2 = box_sizes(train, settings.image_size)
     if len(sizes_N2) < num_anchors:
         count = {0: "no boxes", 1: "1 box"}.get(len(sizes_N2), f"{len(sizes_N2)} boxes")

@@ -22,9 +22,19 @@ from detloom.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from detloom.engine.averaging import Average
+    from detloom.engine.averaging import Average, Part
 
 __all__ = ["command"]
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:  # noqa: ARG001 - click's signature
+    """Return the numbers of a list with commas."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(each) for each in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of numbers with commas, as in 1,2,3") from error
 
 
 @click.command(name="average")
@@ -34,6 +44,12 @@ __all__ = ["command"]
 )
 @click.option("--data", type=click.Path(path_type=Path), help="A data set, to measure on and for statistics.")
 @click.option("--greedy", is_flag=True, help="Add parts, the best first, that do not lower the AP; needs --data.")
+@click.option(
+    "--weights",
+    metavar="NUMBERS",
+    callback=_numbers,
+    help="A number for each artifact, as 1,2,3: its share in proportion; all alike if not given.",
+)
 @click.option(
     "--recalibrate/--no-recalibrate",
     default=None,
@@ -52,6 +68,7 @@ def command(
     overrides: dict[str, Any],
     *,
     greedy: bool,
+    weights: tuple[float, ...] | None,
     recalibrate: bool | None,
     skip_bad: bool,
     device: str | None,
@@ -61,8 +78,8 @@ def command(
 ) -> None:
     """Average the weights of ARTIFACTS: epochs of one run, or runs that had one start.
 
-    With --data, batch norm statistics are computed over its training pictures, and the average is measured on its
-    validation split.
+    With --data, batch norm statistics are computed over its training pictures, and each part and the average are
+    measured on its validation split.
 
     \b
     detloom average a/best.safetensors b/best.safetensors -o soup.safetensors --data data/bccd
@@ -81,6 +98,7 @@ def command(
             out=out,
             data=data,
             greedy=greedy,
+            weights=weights,
             recalibrate=recalibrate,
             overrides=overrides,
             device=device,
@@ -92,14 +110,23 @@ def command(
         return
     for part in made.parts:
         measured = "" if part.ap is None else f"AP {part.ap:.3f}  "
-        click.echo(f"  {'takes' if part.used else 'leaves'}  {measured}{part.path}")
+        taken = f"takes {part.weight:6.1%}" if part.used else "leaves      "
+        click.echo(f"  {taken}  {measured}{part.path}{_learned_from(part)}")
     if made.statistics_pictures:
         click.echo(f"batch norm statistics: of {made.statistics_pictures} training pictures")
     if made.metrics is not None:
-        click.echo("  ".join(f"{name} {made.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75")))
+        click.echo("the average: " + "  ".join(f"{name} {made.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75")))
+        aps = [part.ap for part in made.parts if part.ap is not None]
+        click.echo(f"the parts:   AP {min(aps):.3f} to {max(aps):.3f}, on average {sum(aps) / len(aps):.3f}")
     for notice in made.notices:
         click.echo(f"notice: {notice}", err=True)
     say_next(out, plugins)
+
+
+def _learned_from(part: "Part") -> str:
+    """Return which part of the data it learned from, in words, if not from all of it."""
+    fraction = part.data["fraction"]
+    return "" if fraction == 1 else f"  (learned from part {part.data['part']:g} of {fraction:.3g} of the data)"
 
 
 def _facts(made: "Average", out: Path) -> dict[str, Any]:
@@ -108,7 +135,15 @@ def _facts(made: "Average", out: Path) -> dict[str, Any]:
         "artifact": str(out),
         "method": made.method,
         "parts": [
-            {"file": str(part.path), "sha256": part.sha256, "used": part.used, "AP": part.ap} for part in made.parts
+            {
+                "file": str(part.path),
+                "sha256": part.sha256,
+                "used": part.used,
+                "weight": part.weight,
+                "data": dict(part.data),
+                "AP": None if part.ap is None or math.isnan(part.ap) else part.ap,
+            }
+            for part in made.parts
         ],
         "statistics_pictures": made.statistics_pictures,
         "metrics": None

@@ -1,12 +1,14 @@
 """The ``[data]`` and ``[augment]`` sections of a recipe. Light: imports no torch."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AugmentSettings", "DataSettings", "ExtraTransform", "size_complaint"]
+__all__ = ["AugmentSettings", "DataSettings", "ExtraTransform", "part_complaint", "size_complaint"]
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+ROUNDING = 1e-9
 Side = Annotated[int, Field(ge=32, le=8192)]
 
 
@@ -25,6 +27,20 @@ class DataSettings(BaseModel):
         ge=0.0,
         lt=1.0,
         description="Fraction of the train split kept out of training and measured on instead of the val split.",
+    )
+    fraction: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Share of the pictures to learn from that is used, of a random order; all are measured on.",
+    )
+    part: int = Field(
+        default=0,
+        ge=0,
+        description="Which of the disjoint parts that have this fraction of the pictures; 0: the first.",
+    )
+    part_seed: int = Field(
+        default=0, ge=0, description="Of the random order; runs that have it in common have parts of one division."
     )
     skip_bad: bool = Field(default=False, description="Go on without the faulty pictures and boxes.")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
@@ -87,6 +103,21 @@ class AugmentSettings(BaseModel):
     max_aspect: float = Field(default=20.0, gt=1.0, description="Objects at least this many times longer are left out.")
     extra: tuple[ExtraTransform, ...] = Field(
         default=(), description='More transforms of albumentations, such as { use = "Blur", p = 0.1 }.'
+    )
+
+
+def part_complaint(data: DataSettings) -> str | None:
+    """Return why there is no such part of the data, if there is none."""
+    # Thirds may be written as 0.3333333333333333, which three times is not quite 1.
+    count = math.floor(1 / data.fraction + ROUNDING)
+    if data.part < count:
+        return None
+    # Rounded down, so that so many of them fit.
+    fits = math.floor(1e6 / (data.part + 1)) / 1e6
+    parts = "is only the part 0" if count == 1 else f"are the parts 0 to {count - 1}"
+    return (
+        f"'part' is {data.part}, but with fraction = {data.fraction:g} there {parts}; "
+        f"for {data.part + 1} equal parts, set fraction = {fits:g} or less"
     )
 
 

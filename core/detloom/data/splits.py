@@ -1,4 +1,4 @@
-"""From a path to annotations: which format reads it, and what is held out."""
+"""From a path to annotations: which format reads it, what is held out, and which part is learned from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,14 +10,14 @@ import numpy as np
 from detloom.building import build
 from detloom.data.faults import check_pictures, listed_faults
 from detloom.data.records import Annotations, ImageRecord
-from detloom.data.settings import DataSettings
+from detloom.data.settings import DataSettings, part_complaint
 from detloom.errors import DataError
 from detloom.interfaces import Dataset
 from detloom.kinds import Kind
 from detloom.recipe import USE
 from detloom.workshop import Workshop, workshop
 
-__all__ = ["hold_out", "open_dataset", "open_split", "open_splits"]
+__all__ = ["hold_out", "open_dataset", "open_split", "open_splits", "take_part"]
 
 ARTIFACT = ".safetensors"
 NEAREST_PARENTS = 3
@@ -63,12 +63,13 @@ def open_splits(
     """Return what to learn from and what to measure on, as the settings say.
 
     Raises:
-        DataError: The path cannot be read, or the splits have different classes.
+        DataError: The path cannot be read, the splits have different classes, or there is no such part.
         RecipeError: The table names no format, or its settings are wrong.
     """
     train = open_split(path, data.train, table, decode=decode, progress=progress, shop=shop)
     if data.holdout:
-        return hold_out(train, data.holdout, seed)
+        train, val = hold_out(train, data.holdout, seed)
+        return take_part(train, data), val
     try:
         val = open_split(path, data.val, table, decode=decode, progress=progress, shop=shop)
     except DataError as error:
@@ -83,7 +84,7 @@ def open_splits(
             + (f"only one of them has {', '.join(only)}" if only else "the order differs")
             + f". Correct the list of classes in one of them.{_also(train, val)}"
         )
-    return train, val
+    return take_part(train, data), val
 
 
 def hold_out(annotations: Annotations, fraction: float, seed: int) -> tuple[Annotations, Annotations]:
@@ -103,6 +104,30 @@ def hold_out(annotations: Annotations, fraction: float, seed: int) -> tuple[Anno
     kept = tuple(record for index, record in enumerate(images) if index not in held)
     # Faults are counted once, with the part that is learned from.
     return replace(annotations, images=kept), replace(annotations, images=_chosen(images, held), faults=())
+
+
+def take_part(annotations: Annotations, data: DataSettings) -> Annotations:
+    """Return the part of a split that the settings name, in the split's order; all faults stay with it.
+
+    The order depends on ``part_seed`` alone: parts of equal fraction and seed have no picture in common, and a smaller
+    fraction's first part lies within a larger one's.
+
+    Raises:
+        DataError: There is no such part, or it has no picture.
+    """
+    if complaint := part_complaint(data):
+        raise DataError(f"{annotations.source}: {complaint} in [data]")
+    images = annotations.images
+    if data.fraction == 1:
+        return annotations
+    start, end = (round(len(images) * min(data.fraction * part, 1)) for part in (data.part, data.part + 1))
+    if start == end:
+        raise DataError(
+            f"{annotations.source}: part {data.part} of {data.fraction:g} of {len(images)} pictures has none; "
+            "raise fraction in [data]"
+        )
+    chosen = np.random.default_rng(data.part_seed).permutation(len(images))[start:end]
+    return replace(annotations, images=_chosen(images, set(chosen.tolist())))
 
 
 def open_dataset(path: str | Path, table: Mapping[str, Any] | None = None, *, shop: Workshop | None = None) -> Dataset:

@@ -1,35 +1,36 @@
 """The average of artifacts: several trainings of one network, or several epochs of one training, in one model.
 
-References: Wortsman et al., Model soups (2022), arXiv:2203.05482, equation 1 and algorithm 1 (uniform and greedy);
-Izmailov et al. (2018), arXiv:1803.05407, section 3.2, for the batch norm statistics.
+References: Wang et al., YOLOv7 (2022), arXiv:2207.02696, section 2.2 (the two ensembles at the level of the model);
+Wortsman et al., Model soups (2022), arXiv:2203.05482, equation 1 and algorithm 1 (uniform and greedy).
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from detloom.artifacts import Artifact, load_artifact, read_artifact, save_artifact
 from detloom.data.faults import refuse_faults
-from detloom.data.records import Annotations
 from detloom.data.splits import open_splits
 from detloom.detector import Detector
-from detloom.engine.evaluate import build_evaluator, evaluate
+from detloom.engine.evaluate import build_evaluator
 from detloom.engine.likeness import misfit
 from detloom.engine.predict import check_device
-from detloom.engine.statistics import renew_statistics_, running_norms, training_pictures
+from detloom.engine.soup import Kitchen, Progress, Total
+from detloom.engine.statistics import running_norms
 from detloom.errors import ArtifactError, DataError, RecipeError
 from detloom.kinds import Kind
 from detloom.recipe import Recipe, load_recipe
 
 __all__ = ["Average", "Part", "average"]
 
-Progress = Callable[[str, int, int], None]
+
+LEARNED_FROM = ("fraction", "part", "part_seed")
+"""Settings of [data] that say which pictures a part learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,23 @@ class Part:
     Attributes:
         path: Where it lies.
         sha256: Of the file.
-        used: Whether the average has it; of a greedy one, not all.
+        data: The fraction, the part and the seed of the division that it learned from.
+        seed: Of its training.
+        weight: Its share of the average, of 1; 0 where a greedy one leaves it.
         ap: On the validation split, where it was measured.
     """
 
     path: Path
     sha256: str
-    used: bool = True
+    data: Mapping[str, float]
+    seed: int
+    weight: float = 0.0
     ap: float | None = None
+
+    @property
+    def used(self) -> bool:
+        """Return whether the average has it."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +66,7 @@ class Average:
     Attributes:
         detector: Has the averaged weights, in evaluation mode.
         parts: The artifacts, in the order given.
-        method: ``uniform`` or ``greedy``.
+        method: ``uniform``, ``weighted`` or ``greedy``.
         statistics_pictures: Pictures that the batch norm statistics were computed over; 0 where they are the parts'.
         metrics: The evaluator's summary on the validation split, where there was a data set.
         notices: What should be known before it is used.
@@ -76,6 +86,7 @@ def average(
     out: str | Path | None = None,
     data: str | Path | None = None,
     greedy: bool = False,
+    weights: Sequence[float] | None = None,
     recalibrate: bool | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -87,13 +98,15 @@ def average(
         soup = detloom.average(["a/best.safetensors", "b/best.safetensors"], out="soup.safetensors", data="data/bccd")
 
     Means are taken in float64 and stored in the precision of the weights. They mean something where the parts were
-    trained from one start: epochs of one run, or runs with the same ``init_from``. No file can show that.
+    trained from one start: epochs of one run, or runs with the same ``init_from``. No file can show that. Parts that
+    learned from parts of the data (``[data] fraction``) have an average whose statistics are of all of it.
 
     Args:
         artifacts: Two or more, all training forms, with the same network and the same classes.
         out: Where to write; nothing is written when not given, or when anything fails.
-        data: A data set: the average is measured on its validation split.
+        data: A data set: each part and the average are measured on its validation split.
         greedy: Take the parts one by one, the best first, and keep each that does not lower the AP; needs ``data``.
+        weights: A number for each artifact, its share in proportion; all alike when not given.
         recalibrate: Compute batch norm statistics over the training pictures; None does so where there is ``data``.
         overrides: Values of [data], [predict], [evaluator] and [dataset] by dotted key.
         device: Where to compute; the CPU when not given.
@@ -103,18 +116,21 @@ def average(
     Raises:
         ArtifactError: A part cannot be read or does not fit the first, or ``out`` cannot be written.
         DataError: The data cannot be used.
-        RecipeError: ``greedy`` or ``recalibrate`` is asked for without data, or a setting is wrong.
+        RecipeError: ``greedy`` or ``recalibrate`` is asked for without data, or a weight or setting is wrong.
     """
     paths = [Path(each) for each in artifacts]
     target = None if out is None else Path(out)
     _check_request(paths, target, has_data=data is not None, greedy=greedy, recalibrate=bool(recalibrate))
+    each_weight = _checked(weights, len(paths), greedy=greedy)
     say = progress or (lambda _what, _done, _total: None)
     first, parts = _fitting(paths, say)
-    recipe = load_recipe(first.recipe, overrides, plugins=plugins)
-    kitchen = _Kitchen(load_artifact(paths[0]), recipe, recalibrate is not False, say)
+    own = _recipe_of(first, parts)
+    recipe = load_recipe(own, overrides, plugins=plugins)
+    kitchen = Kitchen(load_artifact(paths[0]), recipe, say, renews=recalibrate is not False)
     if device is not None:
         check_device(device)
         kitchen.detector.to(device)
+    found: list[dict[str, float]] = []
     if data is not None:
         kitchen.train, kitchen.val = open_splits(
             data, recipe.data, recipe.tables.get(Kind.DATASET), seed=recipe.train.seed
@@ -122,122 +138,55 @@ def average(
         refuse_faults((kitchen.train, kitchen.val), skip_bad=recipe.data.skip_bad)
         # A mistake in its settings does not wait for the pictures.
         build_evaluator(recipe, kitchen.val)
+        found = _measured(kitchen, parts, greedy=greedy)
+        parts = tuple(replace(part, ap=metrics["AP"]) for part, metrics in zip(parts, found, strict=True))
     metrics: Mapping[str, float] | None = None
     if greedy:
-        parts, metrics = _greedy(kitchen, parts)
+        parts, metrics = _greedy(kitchen, parts, found)
     else:
-        total = _Sum()
-        for done, part in enumerate(parts, 1):
-            total = total.with_(read_artifact(part.path).tensors)
-            say("averaging", done, len(parts))
-        kitchen.serve(total)
+        parts = _mixed(kitchen, parts, each_weight, say)
         if data is not None:
             metrics = kitchen.measure("evaluating the average")
-    method = "greedy" if greedy else "uniform"
-    made = Average(kitchen.detector, parts, method, kitchen.pictures, metrics, kitchen.notices(parts))
+    method = "greedy" if greedy else "uniform" if weights is None else "weighted"
+    notices = tuple(_notices(kitchen, parts, metrics))
+    made = Average(kitchen.detector, parts, method, kitchen.pictures, metrics, notices)
     if target is not None:
-        save_artifact(target, made.detector, recipe=first.recipe, names=first.names, extra=_noted(made))
+        save_artifact(target, made.detector, recipe=own, names=first.names, extra=_noted(made))
     return made
 
 
-class _Sum:
-    """The sum of the weights of several artifacts, in float64."""
-
-    def __init__(self, entries: Mapping[str, Tensor] | None = None, count: int = 0) -> None:
-        self.entries = dict(entries or {})
-        self.count = count
-        self.dtypes: dict[str, torch.dtype] = {}
-
-    def with_(self, tensors: Mapping[str, Tensor]) -> "_Sum":
-        """Return the sum with one artifact more."""
-        summed = {}
-        for name, entry in tensors.items():
-            before = self.entries.get(name)
-            if not entry.is_floating_point():
-                # Such entries are equal in all parts, but for counts of batches, the highest of which is kept.
-                summed[name] = entry if before is None else torch.maximum(before, entry)
-            else:
-                summed[name] = entry.double() if before is None else before + entry.double()
-        result = _Sum(summed, self.count + 1)
-        result.dtypes = {name: entry.dtype for name, entry in tensors.items()}
-        return result
-
-    def mean(self) -> dict[str, Tensor]:
-        """Return the average, in the precision of the artifacts."""
-        return {
-            name: (entry / self.count).to(self.dtypes[name]) if entry.is_floating_point() else entry
-            for name, entry in self.entries.items()
-        }
+def _measured(kitchen: Kitchen, parts: Sequence[Part], *, greedy: bool) -> list[dict[str, float]]:
+    """Return the metrics of each part, with the statistics that it was trained with."""
+    found = []
+    for number, part in enumerate(parts, 1):
+        kitchen.serve(Total().with_(read_artifact(part.path).tensors))
+        found.append(kitchen.measure(f"evaluating part {number} of {len(parts)}"))
+        if greedy and math.isnan(found[-1]["AP"]):
+            raise DataError("a greedy average needs a validation split with objects: AP cannot be measured on this one")
+    return found
 
 
-class _Kitchen:
-    """A detector that is given weights, statistics for them, and is measured."""
-
-    def __init__(self, detector: Detector, recipe: Recipe, renews: bool, say: Progress) -> None:
-        self.detector = detector
-        self.recipe = recipe
-        self.train: Annotations | None = None
-        self.val: Annotations | None = None
-        self.pictures = 0
-        self._renews = renews
-        self._say = say
-
-    def serve(self, total: _Sum) -> None:
-        """Take the mean of a sum; of several artifacts, with statistics of its own where there are pictures."""
-        self.detector.load_state_dict(total.mean())
-        self.pictures = 0
-        frozen = self.recipe.train.freeze
-        if self.train is None or not self._renews or total.count == 1 or not running_norms(self.detector, frozen):
-            return
-        batches = training_pictures(
-            self.detector,
-            self.train,
-            self.recipe,
-            progress=lambda done, all_: self._say("batch norm statistics", done, all_),
-        )
-        self.pictures = renew_statistics_(self.detector, batches, keep=frozen)
-
-    def measure(self, what: str) -> dict[str, float]:
-        """Return the metrics on the validation split."""
-        assert self.val is not None  # noqa: S101 - narrows the type
-        metrics = evaluate(
-            self.detector, self.val, self.recipe, progress=lambda done, total: self._say(what, done, total)
-        )
-        return dict(metrics.summary)
-
-    def notices(self, parts: Sequence[Part]) -> tuple[str, ...]:
-        """Return what should be known of the average."""
-        said = []
-        used = sum(part.used for part in parts)
-        if used > 1 and not self.pictures and running_norms(self.detector, self.recipe.train.freeze):
-            said.append(
-                "its batch norm statistics are the mean of the parts', which fits none of the averaged layers, and may "
-                "cost much of its AP; with --data they are computed over the training pictures"
-            )
-        if used > 1 and self.val is None:
-            said.append(
-                "whether the parts were trained from one start cannot be seen in them, and others have no useful "
-                "average; with --data it is measured"
-            )
-        if len(parts) > 1 and used == 1:
-            said.append("no other part could be added without lowering the AP: the average is the best part alone")
-        return tuple(said)
+def _mixed(kitchen: Kitchen, parts: Sequence[Part], weights: Sequence[float], say: Progress) -> tuple[Part, ...]:
+    """Leave the weighted mean of the parts in the kitchen; return them with their shares."""
+    total = Total()
+    for done, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
+        total = total.with_(read_artifact(part.path).tensors, weight)
+        say("averaging", done, len(parts))
+    kitchen.serve(total)
+    whole = math.fsum(weights)
+    return tuple(replace(part, weight=weight / whole) for part, weight in zip(parts, weights, strict=True))
 
 
-def _greedy(kitchen: _Kitchen, parts: Sequence[Part]) -> tuple[tuple[Part, ...], dict[str, float]]:
+def _greedy(
+    kitchen: Kitchen, parts: Sequence[Part], found: Sequence[dict[str, float]]
+) -> tuple[tuple[Part, ...], dict[str, float]]:
     """Leave the best soup in the kitchen; return which parts it has, and its metrics.
 
     Each soup is measured with the statistics that it would be served with.
     """
-    found = []
-    for index, part in enumerate(parts):
-        kitchen.serve(_Sum().with_(read_artifact(part.path).tensors))
-        found.append(kitchen.measure(f"evaluating part {index + 1} of {len(parts)}"))
-        if math.isnan(found[-1]["AP"]):
-            raise DataError("a greedy average needs a validation split with objects: AP cannot be measured on this one")
     # The sort is stable: of equals, the first given comes first.
     order = sorted(range(len(parts)), key=lambda index: -found[index]["AP"])
-    soup, used, metrics = _Sum().with_(read_artifact(parts[order[0]].path).tensors), {order[0]}, found[order[0]]
+    soup, used, metrics = Total().with_(read_artifact(parts[order[0]].path).tensors), {order[0]}, found[order[0]]
     for position, index in enumerate(order[1:], 2):
         larger = soup.with_(read_artifact(parts[index].path).tensors)
         kitchen.serve(larger)
@@ -246,7 +195,36 @@ def _greedy(kitchen: _Kitchen, parts: Sequence[Part]) -> tuple[tuple[Part, ...],
             soup, metrics = larger, tried
             used.add(index)
     kitchen.serve(soup)
-    return tuple(replace(part, used=index in used, ap=found[index]["AP"]) for index, part in enumerate(parts)), metrics
+    share = 1 / len(used)
+    return tuple(replace(part, weight=share * (index in used)) for index, part in enumerate(parts)), metrics
+
+
+def _notices(kitchen: Kitchen, parts: Sequence[Part], metrics: Mapping[str, float] | None) -> Iterator[str]:
+    """Yield what should be known of the average."""
+    used = sum(part.used for part in parts)
+    if used > 1 and not kitchen.pictures and running_norms(kitchen.detector, kitchen.recipe.train.freeze):
+        yield (
+            "its batch norm statistics are the mean of the parts', which fits none of the averaged layers, and may "
+            "cost much of its AP; with --data they are computed over the training pictures"
+        )
+    if used > 1 and metrics is None:
+        yield (
+            "whether the parts were trained from one start cannot be seen in them, and others have no useful "
+            "average; with --data it is measured"
+        )
+    if used == 1:
+        yield "no other part could be added without lowering the AP: the average is the best part alone"
+    best = max(parts, key=lambda part: -math.inf if part.ap is None else part.ap)
+    if metrics is not None and best.ap is not None and metrics["AP"] < best.ap:
+        yield (
+            f"its AP is {best.ap - metrics['AP']:.3f} below that of {best.path}: parts that had no common start, or "
+            "went far from it, have no useful average; --greedy leaves out those that lower it"
+        )
+    if kitchen.val is not None and kitchen.recipe.data.holdout and len({part.seed for part in parts}) > 1:
+        yield (
+            "what is held out follows train.seed, in which the parts differ: each AP is on pictures that other parts "
+            "learned from; measure on a validation split of its own"
+        )
 
 
 def _check_request(paths: Sequence[Path], out: Path | None, *, has_data: bool, greedy: bool, recalibrate: bool) -> None:
@@ -268,6 +246,28 @@ def _check_request(paths: Sequence[Path], out: Path | None, *, has_data: bool, g
         raise ArtifactError(f"{out}: must be a file in a folder that exists")
 
 
+def _checked(weights: Sequence[float] | None, count: int, *, greedy: bool) -> Sequence[float]:
+    """Return a weight for each part."""
+    if weights is None:
+        return [1.0] * count
+    if greedy:
+        raise RecipeError("weights: a greedy average takes what it takes alike; leave out one of the two")
+    if len(weights) != count:
+        raise RecipeError(f"weights: there are {len(weights)} for {count} artifacts; give a number for each")
+    for weight in weights:
+        if not (weight > 0 and math.isfinite(weight)):
+            raise RecipeError(f"weights: each must be above 0 and finite, got {weight:g}; leave out the artifact")
+    return weights
+
+
+def _recipe_of(first: Artifact, parts: Sequence[Part]) -> Recipe:
+    """Return the recipe of the average: that of the first part, but for its part of the data where parts differ."""
+    if all(part.data == parts[0].data for part in parts):
+        return first.recipe
+    table = {key: value for key, value in first.recipe.tables["data"].items() if key not in LEARNED_FROM}
+    return replace(first.recipe, tables={**first.recipe.tables, "data": table})
+
+
 def _fitting(paths: Sequence[Path], say: Progress) -> tuple[Artifact, tuple[Part, ...]]:
     """Return the first artifact, and all parts, each of which fits it."""
     first = read_artifact(paths[0])
@@ -281,7 +281,10 @@ def _fitting(paths: Sequence[Path], say: Progress) -> tuple[Artifact, tuple[Part
                 "or runs from one start."
             )
         with path.open("rb") as file:
-            parts.append(Part(path, hashlib.file_digest(file, "sha256").hexdigest()))
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        settings = artifact.recipe.data
+        learned_from = {name: getattr(settings, name) for name in LEARNED_FROM}
+        parts.append(Part(path, digest, learned_from, artifact.recipe.train.seed))
         say("reading", done, len(paths))
     return first, tuple(parts)
 
@@ -289,7 +292,7 @@ def _fitting(paths: Sequence[Path], say: Progress) -> tuple[Artifact, tuple[Part
 def _noted(made: Average) -> dict[str, Any]:
     """Return what the artifact says of its parts."""
     parts = [
-        {"file": str(part.path), "sha256": part.sha256, "used": part.used}
+        {"file": str(part.path), "sha256": part.sha256, "used": part.used, "weight": part.weight, "data": part.data}
         | ({} if part.ap is None else {"AP": part.ap})
         for part in made.parts
     ]

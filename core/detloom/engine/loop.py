@@ -333,6 +333,11 @@ class Training:
             save_artifact(
                 run.directory / "best.safetensors", self.averaged, recipe=run.recipe, names=run.names, extra=extra
             )
+        every = self._settings.snapshot_every
+        if every and (record.epoch % every == 0 or record.epoch == self._settings.epochs):
+            # The plain weights: an average of averages would count what lies between them again.
+            said = {"epoch": record.epoch, "step": record.step}
+            save_artifact(run.snapshot(record.epoch), self._plain, recipe=run.recipe, names=run.names, extra=said)
         save_artifact(run.last, self.averaged, recipe=run.recipe, names=run.names, extra=extra)
 
     def _save_state(self) -> None:

@@ -6,6 +6,7 @@
     metrics.jsonl        one line an epoch: losses, rates, metrics (NaN is null)
     last.safetensors     artifact of the last epoch: the averaged weights, where the recipe has an average
     best.safetensors     artifact of the epoch with the best fitness
+    epoch-NNNN.safetensors  artifacts of single epochs, where the recipe asks for them: the weights as they were trained
     state.safetensors    from which a killed run resumes; the truth about how far it came
     .lock                held by the process that writes here
 
@@ -108,6 +109,10 @@ class Run:
         """Return the path of the best epoch's artifact; the last one's where nothing was evaluated."""
         best = self.directory / "best.safetensors"
         return best if best.exists() else self.last
+
+    def snapshot(self, epoch: int) -> Path:
+        """Return the path of the artifact that is kept of an epoch; names in their order are epochs in theirs."""
+        return self.directory / f"epoch-{epoch:04}.safetensors"
 
     @property
     def state(self) -> Path:

@@ -102,6 +102,14 @@ class TrainSettings(BaseModel):
         ge=1,
         description="Epochs between saved states, from which a killed run resumes; a new best epoch always has one.",
     )
+    snapshot_every: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Epochs between artifacts that are kept, epoch-0010.safetensors and so on, with the weights as trained and "
+            "not as averaged by [ema], for `detloom average`; the last is kept, too; 0: none."
+        ),
+    )
     checkpoint_minutes: float = Field(
         default=10.0,
         ge=0,

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from detloom.data.records import Annotations, Fault
-from detloom.data.settings import DataSettings
-from detloom.data.splits import hold_out, open_dataset, open_split, open_splits
+from detloom.data.settings import DataSettings, part_complaint
+from detloom.data.splits import hold_out, open_dataset, open_split, open_splits, take_part
 from detloom.errors import DataError, RecipeError
 from detloom.interfaces import Dataset
 from detloom.workshop import Workshop
@@ -172,6 +172,61 @@ def test_a_holdout_depends_on_the_seed_alone(painted: Annotations) -> None:
 def test_a_holdout_leaves_something_on_both_sides(painted: Annotations, fraction: float) -> None:
     with pytest.raises(DataError, match="both parts need at least one"):
         hold_out(painted, fraction, 0)
+
+
+@pytest.mark.parametrize(("fraction", "sizes"), [(1 / 3, [2, 2, 2]), (0.25, [2, 1, 1, 2]), (0.4, [2, 3])])
+def test_parts_have_nothing_in_common_and_keep_the_order(
+    painted: Annotations, fraction: float, sizes: list[int]
+) -> None:
+    parts = [
+        [record.image_id for record in take_part(painted, DataSettings(fraction=fraction, part=part)).images]
+        for part in range(len(sizes))
+    ]
+
+    assert [len(part) for part in parts] == sizes
+    assert len({image for part in parts for image in part}) == sum(sizes)
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_first_part_of_a_fraction_lies_within_that_of_a_larger(painted: Annotations) -> None:
+    quarter, half, whole = (
+        {record.image_id for record in take_part(painted, DataSettings(fraction=fraction)).images}
+        for fraction in (0.25, 0.5, 1.0)
+    )
+
+    assert quarter < half < whole
+
+
+def test_division_depends_on_its_own_seed_alone(tmp_path: Path) -> None:
+    def learned(part_seed: int, seed: int) -> list[int]:
+        data = DataSettings(fraction=0.5, part_seed=part_seed)
+        return [record.image_id for record in open_splits(tmp_path, data, None, seed=seed, shop=SHOP)[0].images]
+
+    assert learned(0, 0) == learned(0, 1)
+    assert any(learned(other, 0) != learned(0, 0) for other in (1, 2, 3))
+
+
+def test_a_part_is_of_what_the_holdout_left_and_all_that_is_held_out_is_measured_on(tmp_path: Path) -> None:
+    halves = [
+        open_splits(tmp_path, DataSettings(holdout=1 / 3, fraction=0.5, part=part), None, shop=SHOP) for part in (0, 1)
+    ]
+
+    learned = [{record.image_id for record in train.images} for train, _ in halves]
+    measured = [{record.image_id for record in val.images} for _, val in halves]
+    assert [len(each) for each in learned] == [2, 2]
+    assert measured[0] == measured[1]
+    assert len(learned[0] | learned[1] | measured[0]) == 6
+
+
+def test_a_part_that_is_not_there_is_refused_with_the_fraction_that_has_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"fraction = 0\.4 there are the parts 0 to 1; for 6 equal .* = 0\.166666 or"):
+        open_splits(tmp_path, DataSettings(fraction=0.4, part=5), None, shop=SHOP)
+    assert part_complaint(DataSettings(fraction=0.166666, part=5)) is None
+
+
+def test_a_part_without_pictures_is_refused(painted: Annotations) -> None:
+    with pytest.raises(DataError, match=r"part 0 of 0\.05 of 6 pictures has none; raise fraction"):
+        take_part(painted, DataSettings(fraction=0.05))
 
 
 def test_progress_of_both_splits_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def aps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
         def evaluate(_detector: Detector, *_: object, **__: object) -> Metrics:
             return Metrics({"AP": left.pop(0), "AP50": 0.5, "AP75": float("nan")}, {})
 
-        monkeypatch.setattr("detloom.engine.averaging.evaluate", evaluate)
+        monkeypatch.setattr("detloom.engine.soup.evaluate", evaluate)
         return left
 
     return prepare
@@ -190,6 +191,96 @@ def test_greedy_average_that_cannot_be_measured_is_refused(
     assert not (tmp_path / "soup.safetensors").exists()
 
 
+def test_weighted_average_is_the_weighted_mean(parts: list[Path], tmp_path: Path) -> None:
+    made = average(parts, out=tmp_path / "soup.safetensors", weights=[1, 2, 5])
+
+    name = "backbone.stem.0.conv.weight"
+    one, two, three = (read_artifact(path).tensors[name].double() for path in parts)
+    torch.testing.assert_close(
+        read_artifact(tmp_path / "soup.safetensors").tensors[name].double(),
+        (one + 2 * two + 5 * three) / 8,
+        rtol=1e-7,
+        atol=1e-9,
+    )
+    assert made.method == "weighted"
+    assert [part.weight for part in made.parts] == [1 / 8, 2 / 8, 5 / 8]
+
+
+def test_each_part_is_measured_and_an_average_below_the_best_is_told(
+    parts: list[Path], scenes: Path, aps: Callable[..., list[float]]
+) -> None:
+    left = aps(0.1, 0.3, 0.2, 0.25)
+
+    made = average(parts, data=scenes)
+
+    assert left == []
+    assert [part.ap for part in made.parts] == [0.1, 0.3, 0.2]
+    assert made.metrics is not None
+    assert made.metrics["AP"] == 0.25
+    (notice,) = made.notices
+    assert notice.startswith(f"its AP is 0.050 below that of {parts[1]}: ")
+
+
+def with_recipe(path: Path, overrides: dict[str, Any]) -> None:
+    """Let an artifact have been trained with other settings."""
+    artifact = read_artifact(path)
+    detector = detloom.load(path)
+    save_artifact(path, detector, recipe=load_recipe(artifact.recipe, overrides), names=artifact.names)
+
+
+def test_average_of_parts_of_the_data_is_of_all_of_it(
+    parts: list[Path], scenes: Path, tmp_path: Path, aps: Callable[..., list[float]]
+) -> None:
+    aps(0.1, 0.1, 0.2)
+    for part, path in enumerate(parts[:2]):
+        with_recipe(path, {"data.fraction": 0.5, "data.part": part, "data.part_seed": 7})
+
+    made = average(parts[:2], out=tmp_path / "soup.safetensors", data=scenes)
+
+    assert [part.data["part"] for part in made.parts] == [0, 1]
+    assert made.statistics_pictures == 4
+    soup = read_artifact(tmp_path / "soup.safetensors")
+    assert soup.recipe.data.fraction == 1
+    assert soup.recipe.data.image_size == 64
+    assert [each["data"] for each in soup.extra["average"]["parts"]] == [
+        {"fraction": 0.5, "part": part, "part_seed": 7} for part in (0, 1)
+    ]
+
+
+def test_average_of_parts_of_one_part_of_the_data_keeps_to_it(
+    parts: list[Path], scenes: Path, aps: Callable[..., list[float]]
+) -> None:
+    aps(0.1, 0.1, 0.2)
+    for path in parts[:2]:
+        with_recipe(path, {"data.fraction": 0.5})
+
+    assert average(parts[:2], data=scenes).statistics_pictures == 2
+
+
+def test_holdouts_that_differ_are_told(parts: list[Path], scenes: Path, aps: Callable[..., list[float]]) -> None:
+    aps(0.1, 0.1, 0.2)
+    for seed, path in enumerate(parts[:2]):
+        with_recipe(path, {"data.holdout": 0.25, "train.seed": seed})
+
+    (notice,) = average(parts[:2], data=scenes).notices
+
+    assert notice.startswith("what is held out follows train.seed, in which the parts differ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": [1, 2]}, "there are 2 for 3 artifacts"),
+        ({"weights": [1, 0, 1]}, "above 0 and finite, got 0; leave out"),
+        ({"weights": [1, math.inf, 1]}, "got inf"),
+        ({"weights": [1, 1, 1], "greedy": True, "data": "here"}, "a greedy average takes what it takes alike"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(parts: list[Path], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        average(parts, **settings)
+
+
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
     tensors, metadata = read_tensors(path)
     change(tensors, metadata)
@@ -271,7 +362,7 @@ def test_command_prints_json_with_stable_keys(parts: list[Path], scenes: Path, t
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert list(facts) == ["artifact", "method", "parts", "statistics_pictures", "metrics", "notices"]
-    assert [list(each) for each in facts["parts"]] == [["file", "sha256", "used", "AP"]] * 3
+    assert [list(each) for each in facts["parts"]] == [["file", "sha256", "used", "weight", "data", "AP"]] * 3
     assert facts["metrics"]["AP"] >= max(each["AP"] for each in facts["parts"])
     assert detloom.load(out).names == read_artifact(parts[0]).names
 
@@ -282,11 +373,30 @@ def test_command_tells_what_it_took_and_what_to_know(parts: list[Path], tmp_path
     result = run(*parts, "-o", out)
 
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("  takes  ") == 3
+    assert result.stdout.count("  takes  33.3%  ") == 3
     assert f"wrote {out}" in result.stdout
     assert "notice: its batch norm statistics are the mean of the parts'" in result.stderr
     assert run(parts[0], "-o", tmp_path / "other.safetensors").exit_code == 2
     assert run(*parts, "-o", tmp_path / "other.safetensors", "--set", "train.epochs=3").exit_code == 2
+
+
+def test_command_shows_parts_of_the_data_weights_and_what_the_average_is_worth(
+    parts: list[Path], scenes: Path, tmp_path: Path, aps: Callable[..., list[float]]
+) -> None:
+    aps(0.1, 0.2, 0.25)
+    with_recipe(parts[1], {"data.fraction": 0.5, "data.part": 1})
+    out = tmp_path / "soup.safetensors"
+
+    result = run(*parts[:2], "-o", out, "--data", scenes, "--weights", "1,3")
+
+    assert result.exit_code == 0, result.output
+    assert f"  takes  25.0%  AP 0.100  {parts[0]}\n" in result.stdout
+    assert f"  takes  75.0%  AP 0.200  {parts[1]}  (learned from part 1 of 0.5 of the data)\n" in result.stdout
+    assert "the average: AP 0.250  AP50 0.500" in result.stdout
+    assert "the parts:   AP 0.100 to 0.200, on average 0.150" in result.stdout
+    refused = run(*parts[:2], "-o", tmp_path / "other.safetensors", "--weights", "1,b")
+    assert refused.exit_code == 2
+    assert "'1,b' is no list of numbers with commas, as in 1,2,3" in refused.output
 
 
 def test_command_leaves_a_file_that_exists_alone_unless_forced(parts: list[Path], tmp_path: Path) -> None:

@@ -466,6 +466,43 @@ def test_averaged_weights_are_saved_and_measured(stand_in: ModuleType, tmp_path:
     assert not saved.equal(detector.head.weight.detach())
 
 
+def test_snapshots_are_kept_of_the_plain_weights_at_their_epochs_and_at_the_end(
+    stand_in: ModuleType, tmp_path: Path
+) -> None:
+    plain: dict[int, Tensor] = {}
+    detector = stand_in.StandInDetector()
+
+    class Watcher(Observer):
+        @hookimpl
+        def epoch_finished(self, epoch: int) -> None:
+            plain[epoch] = detector.head.weight.detach().clone()
+
+    settings = {"epochs": 5, "snapshot_every": 2}
+    training, run = stand_in.begin(tmp_path / "run", detector=detector, settings=settings, observers=[Watcher()])
+    training.train()
+
+    kept = sorted(run.directory.glob("epoch-*.safetensors"))
+    assert [path.name for path in kept] == [f"epoch-000{epoch}.safetensors" for epoch in (2, 4, 5)]
+    for path, epoch in zip(kept, (2, 4, 5), strict=True):
+        tensors, metadata = read_tensors(path)
+        assert tensors["head.weight"].equal(plain[epoch])
+        assert json.loads(metadata["extra"])["epoch"] == epoch
+
+
+def test_snapshot_that_a_killed_run_did_not_write_is_there_once_it_resumed(
+    stand_in: ModuleType, tmp_path: Path
+) -> None:
+    settings = {"epochs": 2, "snapshot_every": 1}
+    training, run = stand_in.begin(tmp_path / "run", settings=settings)
+    training.train()
+    written = read_tensors(run.snapshot(2))[0]["head.weight"]
+    run.snapshot(2).unlink()
+
+    stand_in.begin(tmp_path / "run", settings=settings, resume=True)
+
+    assert read_tensors(run.snapshot(2))[0]["head.weight"].equal(written)
+
+
 def test_evaluation_is_at_its_epochs_and_at_the_end(stand_in: ModuleType, tmp_path: Path) -> None:
     training, run = stand_in.begin(tmp_path / "run", settings={"epochs": 5, "evaluate_every": 2})
 

@@ -130,7 +130,7 @@ class DistinctAssigner(NearestAssigner):
 
     def spoiled(self, found: Assignment, logit_M: Tensor, targets: Targets) -> Assignment:
         placed_T5 = torch.cat((targets.image_T[:, None], targets.boxes_T4), dim=1)
-        return nan_where(len(placed_T5.unique(dim=0)) < targets.num_targets, found)
+        return nan_where(len(torch.unique(placed_T5, dim=0)) < targets.num_targets, found)
 
 
 class EdgelessAssigner(NearestAssigner):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from detloom.decode_spec import DecodeSpec
+from detloom.search.space import Point, SearchSpace, Trial  # settings are read off __init__, space and all
 from detloom.structures import (
     Assignment,
     Detections,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from detloom.foreign import ForeignCheckpoint
     from detloom.recipe import Recipe
     from detloom.search.ground import Ground
-    from detloom.search.space import Point, SearchSpace, Trial
 
 __all__ = [
     "AnchorSearch",
@@ -444,7 +444,7 @@ class SearchStrategy(ABC):
         space: As given.
     """
 
-    def __init__(self, space: "SearchSpace") -> None:
+    def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
     def objection(self) -> str | None:
@@ -464,8 +464,8 @@ class SearchStrategy(ABC):
 
     @abstractmethod
     def propose(
-        self, history: "Sequence[Trial]", prepared: Mapping[str, Any], generator: torch.Generator
-    ) -> "Point | None":
+        self, history: Sequence[Trial], prepared: Mapping[str, Any], generator: torch.Generator
+    ) -> Point | None:
         """Return the next point, or None where nothing is left to try; changes nothing.
 
         The same history, preparation and state of the generator give the same point. A point that was proposed before

@@ -92,14 +92,14 @@ def _is_activation(module: nn.Module) -> bool:
     return type(module).__module__ == nn.ReLU.__module__
 
 
-def _unchanged(features: Tensor) -> Tensor:
-    return features
+def _unchanged(input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+    return input
 
 
 def _without_norms(module: nn.Module) -> nn.Module:
     """Let the norms pass what they are given."""
     for each in module.modules():
         if isinstance(each, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of them all has no other name
-            each.forward = _unchanged  # type: ignore[method-assign] # of this copy alone
+            each.forward = _unchanged  # type: ignore[method-assign] # of this detector alone
             each.requires_grad_(requires_grad=False)
     return module

@@ -166,7 +166,7 @@ def test_figures_are_those_of_check(folder: Path, tmp_path: Path) -> None:
 
     report = check(task.recipe((0, 1)), num_classes=len(task.names))
     assert trials[2].figures["parameters"] == report.deployed_parameters
-    assert trials[2].values == (pytest.approx(0.44), report.deployed_gflops)
+    assert trials[2].values == pytest.approx((0.44, report.deployed_gflops))
 
 
 @pytest.mark.parametrize(("stops_after", "parallel"), [(0, 1), (2, 1), (1, 2), (3, 2)])

@@ -1,4 +1,5 @@
 import importlib.resources
+import importlib.util
 from collections.abc import Sequence
 from configparser import ConfigParser
 from functools import cache
@@ -311,16 +312,19 @@ def test_the_names_are_those_of_the_installed_compiler() -> None:
 def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EthosUExporter.missing() is None
 
-    monkeypatch.setattr(exporter_module, "find_spec", lambda name: None if name == "ethosu" else name)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ethosu" else find(name))
 
-    assert EthosUExporter.missing() == "ethos-u needs ethos-u-vela: pip install 'detloom[ethos-u]'"
+    said = "the exporter 'ethos-u' needs ethos-u-vela, which this Python lacks: pip install 'detloom[ethos-u]'"
+    assert EthosUExporter.missing() == said
 
 
 def test_a_compiler_of_another_version_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter_module, "vela_version", lambda: "5.10.0")
 
-    said = "ethos-u needs ethos-u-vela 5.1 or 5.2, and 5.10.0 is installed: pip install 'detloom[ethos-u]'"
-    assert EthosUExporter.missing() == said
+    assert EthosUExporter.missing() == (
+        "the exporter 'ethos-u' needs ethos-u-vela 5.1 or 5.2, and 5.10.0 is installed: pip install 'detloom[ethos-u]'"
+    )
 
 
 def test_an_export_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_too_much_lost_keeps_the_report_and_not_the_model(room: Path, tmp_path: 
         ({"settings": {"fault": "half a file"}}, "the compiler does not take this"),
         ({"settings": {"fault": "shapes"}}, r"the exporter 'trial' returned 'stride8' of shape \[1, 1, 1, 1\]"),
         ({"passes": ("fuse-bm",)}, r"--pass: .* Did you mean 'fuse-bn'"),
+        ({"mixed": ("backbone.stm",)}, r"--mixed backbone\.stm: .* Did you mean 'backbone.stem'"),
         ({"image_size": 65}, "--image-size: image_size is 65 x 65, but this detector needs multiples"),
     ],
 )
@@ -159,6 +160,21 @@ def test_nothing_is_left_where_something_fails(
         run(room, tmp_path / "export", validate=False, **settings)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_fail_comes_before_the_long_measuring(room: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    with pytest.raises(ExportError, match="the compiler does not take this"):
+        run(room, tmp_path / "export", target="broken-board", said=said.append)
+
+    assert not [each for each in said if "measuring" in each]
+
+
+def test_pass_that_was_asked_for_and_changes_nothing_is_told(room: Path, tmp_path: Path) -> None:
+    _, report = run(room, tmp_path / "export", passes=("square", "equalise"), validate=False)
+
+    assert [each for each in report.notes if "pass" in each] == ["The pass 'square' found nothing to change."]
 
 
 def test_without_data_it_is_said_what_data_is_needed_for(room: Path, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def export(
     if not validate:
         material = replace(material, val=None)
     work = Work(
+        name=folder.resolve().name,
         artifact=artifact,
         detector=detector,
         recipe=detector.recipe,

@@ -40,6 +40,7 @@ class Work:
     """One export, with all that was asked for.
 
     Attributes:
+        name: Of the export: what a host needs is called by it, so that a device may have several.
         artifact: What is exported.
         detector: It, loaded.
         recipe: Its recipe.
@@ -54,6 +55,7 @@ class Work:
         view: Shows the fine-tuning.
     """
 
+    name: str
     artifact: Path
     detector: Detector
     recipe: Recipe
@@ -77,8 +79,7 @@ class Work:
         network, ranking = self._network(deployed.detector)
         self.said(f"the exporter '{self.chosen.name}' is at work")
         exported = self._exported(network, folder)
-        stem = exported.files[0].partition(".")[0]
-        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
+        write_host_files(folder, self.name, described(network, exported, self.recipe.predict))
         made = _Made(folder, folded, deployed, network, exported, ranking)
         return self._report(made, tuple(self._stages(made)))
 

@@ -55,10 +55,22 @@ def test_folder_lies_beside_the_artifact_and_holds_what_a_device_and_a_host_need
 
     assert folder == room / "best-trial-board"
     names = {path.name for path in folder.iterdir()}
-    assert {"weights.bin", "weights.host.json", "weights_decoder.py", "report.json", "report.md"} <= names
+    assert {
+        "weights.bin",
+        "best-trial-board.host.json",
+        "best_trial_board_decoder.py",
+        "report.json",
+        "report.md",
+    } <= names
     assert {each.name for each in report.files} == names - {"report.json", "report.md"}
     assert report.files[0].name == "weights.bin"
-    assert json.loads((folder / "weights.host.json").read_text())["names"] == ["coin", "die", "key", "leaf", "mug"]
+    assert json.loads((folder / "best-trial-board.host.json").read_text())["names"] == [
+        "coin",
+        "die",
+        "key",
+        "leaf",
+        "mug",
+    ]
 
 
 def test_chain_goes_from_the_trained_form_to_the_chips_arithmetic(done: tuple[Path, Report]) -> None:

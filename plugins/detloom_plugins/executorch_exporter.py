@@ -90,8 +90,9 @@ class ExecutorchExporter(Exporter):
         """Return what the backend takes of the graph, with ranges of random pictures.
 
         Raises:
-            ExportError: ExecuTorch is missing, or cannot take the network.
+            ExportError: ExecuTorch is missing or cannot take the network, or modules are to be more precise.
         """
+        self._demand_eight_bits(network)
         guesses_NCHW = network.example_BCHW(NUM_GUESSES) if self.numbers == "int8" else None
         return self._preflight(self._lowered(network, guesses_NCHW))
 
@@ -101,11 +102,7 @@ class ExecutorchExporter(Exporter):
         Raises:
             ExportError: ExecuTorch is missing or cannot take the network, or modules are to be more precise.
         """
-        if network.precise:
-            raise ExportError(
-                f"executorch: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot "
-                "give to single modules; leave out --mixed, or export by onnx-int8 or litert"
-            )
+        self._demand_eight_bits(network)
         pictures_NCHW = demand_pictures("executorch", calibration_NCHW) if self.numbers == "int8" else None
         lowered = self._lowered(network, pictures_NCHW)
         (folder / MODEL).write_bytes(lowered.program)
@@ -132,6 +129,13 @@ class ExecutorchExporter(Exporter):
         if importlib.util.find_spec("tosa_reference_model") is None:
             return {}
         return {"simulator": _reference_model((folder / TOSA).read_bytes(), self._scales)}
+
+    def _demand_eight_bits(self, network: Network) -> None:
+        if network.precise and self.numbers == "int8":
+            raise ExportError(
+                f"executorch: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot "
+                "give to single modules; leave out --mixed, or export by onnx-int8 or litert"
+            )
 
     def _lowered(self, network: Network, pictures_NCHW: Tensor | None) -> Lowered:
         if complaint := self.missing():

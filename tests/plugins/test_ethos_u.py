@@ -190,8 +190,16 @@ def test_a_fallback_fails_the_export_by_name_and_writes_nothing(tmp_path: Path) 
         exported_to(tmp_path, network_of(nn.Upsample(scale_factor=3)))
 
     assert "1 of 4 operators" in str(caught.value)
-    assert "allow_cpu = true" in str(caught.value)
+    assert str(caught.value).endswith("\n  or accept it: --set allow_cpu=true")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_falls_back_for_one_reason_has_its_remedy_once(tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        exported_to(tmp_path, network_of(nn.ReLU(), precise=("stem", "head")))
+
+    assert str(caught.value).count("change: ") == 1
+    assert "CONV_2D" in str(caught.value)
 
 
 def test_a_fallback_may_be_allowed(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_missing_package_is_one_line_that_says_what_to_install(tmp_path: Path) -
 def test_more_precise_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*leave out --mixed"):
         ExecutorchExporter().export(_network(nn.Identity, precise=("stem.0",)), None, tmp_path)
+    with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*leave out --mixed"):
+        ExecutorchExporter().check(_network(nn.Identity, precise=("stem.0",)))
 
 
 def test_integers_need_pictures_and_real_numbers_none(tmp_path: Path) -> None:

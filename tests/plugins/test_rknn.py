@@ -196,6 +196,8 @@ def test_integers_need_pictures_and_real_numbers_none(tmp_path: Path) -> None:
 def test_more_precise_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*float16"):
         RknnExporter().export(_network(precise=("stem.0",)), None, tmp_path)
+    with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*float16"):
+        RknnExporter().check(_network(precise=("stem.0",)))
 
 
 def test_chip_without_floats_is_told_so() -> None:

@@ -26,7 +26,7 @@ __all__ = ["EthosUExporter"]
 DEVICE_FILE, INT8_FILE, FLOAT_FILE = "model_vela.tflite", "model.tflite", "model_float.tflite"
 # Of a message; a preflight has them all.
 MOST_NAMED = 10
-ROOM = "take a smaller image size or network, optimise = 'size', or a larger arena_kib if the device has the memory"
+ROOM = "take a smaller image size or network, --set optimise=size, or a larger arena_kib if the device has the memory"
 
 
 class EthosUExporter(Exporter):
@@ -150,18 +150,16 @@ class EthosUExporter(Exporter):
         return Preflight(self.machine.accelerator, source, verdicts, MappingProxyType(figures))
 
     def _demand_success(self, preflight: Preflight) -> None:
-        fallen = [] if self.allow_cpu else [_line(each) for each in preflight.at(Placement.CPU)]
+        fallen = () if self.allow_cpu else preflight.at(Placement.CPU)
         if fallen:
             head = (
                 f"{self.machine.accelerator}: {len(fallen)} of {len(preflight.verdicts)} operators would fall back to "
                 "the host processor:"
             )
             more = [f"... and {len(fallen) - MOST_NAMED} more; --check names them all"] * (len(fallen) > MOST_NAMED)
-            tail = "Change the modules, or accept it: allow_cpu = true"
-            raise ExportError("\n  ".join((head, *fallen[:MOST_NAMED], *more, tail)))
+            named = [f"{each.module or 'the detector'}: {each.operator}: {each.reason}" for each in fallen[:MOST_NAMED]]
+            remedies = dict.fromkeys(f"change: {each.remedy}" for each in fallen)
+            tail = "or accept it: --set allow_cpu=true"
+            raise ExportError("\n  ".join((head, *named, *more, *remedies, tail)))
         for each in preflight.at(Placement.REFUSED):
             raise ExportError(f"{self.machine.accelerator}: {each.reason}; {each.remedy}")
-
-
-def _line(verdict: Verdict) -> str:
-    return f"{verdict.module or 'the detector'}: {verdict.operator}: {verdict.reason}. Remedy: {verdict.remedy}"

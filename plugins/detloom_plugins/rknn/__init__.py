@@ -76,8 +76,9 @@ class RknnExporter(Exporter):
         """Return the compiler's table, from a build whose ranges are those of random pictures.
 
         Raises:
-            ExportError: The toolkit is missing or refuses the network.
+            ExportError: The toolkit is missing or refuses the network, or modules are to be more precise.
         """
+        self._demand_eight_bits(network)
         guesses_NCHW = network.example_BCHW(NUM_GUESSES)
         with Build(network, guesses_NCHW, chip=self.chip, numbers=self.numbers, method=self.method) as build:
             return self._preflight(build)
@@ -88,11 +89,7 @@ class RknnExporter(Exporter):
         Raises:
             ExportError: The toolkit is missing or refuses the network, or modules are to be more precise.
         """
-        if network.precise:
-            raise ExportError(
-                f"rknn: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot give to "
-                "single modules; export with numbers=float16, or leave out --mixed"
-            )
+        self._demand_eight_bits(network)
         # Of float16 the toolkit calibrates nothing.
         pictures_NCHW = demand_pictures("rknn", calibration_NCHW) if self.calibrates else network.example_BCHW()
         if self._built is not None:
@@ -136,6 +133,13 @@ class RknnExporter(Exporter):
             return build.run(pixels_BCHW.transpose(0, 2, 3, 1))
 
         return {"simulator": run}
+
+    def _demand_eight_bits(self, network: Network) -> None:
+        if network.precise and self.numbers == "int8":
+            raise ExportError(
+                f"rknn: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot give to "
+                "single modules; export with --set numbers=float16, or leave out --mixed"
+            )
 
     def _preflight(self, build: Build) -> Preflight:
         return Preflight(

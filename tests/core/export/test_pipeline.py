@@ -231,4 +231,16 @@ def test_preflight_of_a_recipe_needs_no_weights_and_no_data() -> None:
     found = preflight("yolov7-tiny", target="trial-board", image_size=64, settings={"refuse": "backbone.stem.1.conv"})
 
     assert [each.module for each in found.at(Placement.REFUSED)] == ["backbone.stem.1.conv"]
+
+
+def test_preflight_is_of_the_network_with_its_precise_modules() -> None:
+    with pytest.raises(ExportError, match=r"--mixed backbone\.stm: .* Did you mean 'backbone.stem'"):
+        preflight("demo", target="trial", image_size=64, mixed=("backbone.stm",))
+
+    found = preflight("demo", target="trial", image_size=64, mixed=("backbone.stem",))
+
+    assert [each.module for each in found.verdicts if each.operator == "CONV_FLOAT"] == [
+        "backbone.stem.0.conv",
+        "backbone.stem.1.conv",
+    ]
     assert len(found.verdicts) == 58

@@ -380,3 +380,12 @@ def test_documents_speak_plainly(page: Path) -> None:
 
     assert "—" not in text
     assert max(len(line) for line in text.splitlines() if not line.startswith(("|", "!"))) <= 200
+
+
+@pytest.mark.parametrize("row", rows_with_marks(DOCS / "deployment.md", "Traps"), ids=lambda row: row[0][:40])
+def test_every_trap_has_a_test_that_is_there(row: list[str]) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", row[-1])
+
+    assert len(named) == row[-1].count("::") > 0
+    for path, test in named:
+        assert f"\ndef {test}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{test}"

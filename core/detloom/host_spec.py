@@ -1,8 +1,8 @@
 """What a host must know to run an exported file, as plain JSON data, written beside it as ``NAME.host.json``.
 
-A tensor holds ``q``; its real value is ``(q - zero_point) * scale``, and ``q`` itself where the scale is null. The host
-fits a picture on a canvas of the input's size, as large as it goes, in the middle, the rest filled with ``fill``; real
-inputs are RGB in [0, 1].
+NAME is that of the export's folder. A tensor holds ``q``; its real value is ``(q - zero_point) * scale``, and ``q``
+itself where the scale is null. The host fits a picture on a canvas of the input's size, as large as it goes, in the
+middle, the rest filled with ``fill``; real inputs are RGB in [0, 1].
 """
 
 from typing import Literal, TypedDict

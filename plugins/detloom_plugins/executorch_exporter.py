@@ -22,7 +22,10 @@ from detloom.errors import ExportError, RecipeError, suggest
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
 from detloom_plugins.executorch_lowering import Lowered, figures_of, lower, quantised, verdicts_of
+from detloom_plugins.extras import missing_packages
+from detloom_plugins.real_tensors import described_input, described_outputs
 
 __all__ = ["ExecutorchExporter"]
 
@@ -35,6 +38,8 @@ ACCELERATORS = (
 MODEL = "model.pte"
 TOSA = "model.tosa"
 NUM_GUESSES = 4
+# The others of its packages are for Ethos-U alone.
+NEEDED = ("executorch", "torchao")
 
 
 class ExecutorchExporter(Exporter):
@@ -54,6 +59,7 @@ class ExecutorchExporter(Exporter):
     )
     passes = ("raw-outputs",)
     calibrates = True
+    packages = ("executorch", "torchao", "ethos-u-vela", "tosa-tools")
 
     def __init__(
         self,
@@ -72,22 +78,23 @@ class ExecutorchExporter(Exporter):
         self.backend = backend
         self.accelerator = accelerator
         self.numbers = numbers
+        self.calibrates = numbers == "int8"
         self._scales: tuple[tuple[float, int], ...] | None = None
 
     @classmethod
     def missing(cls) -> str | None:
         """Return one line that says which packages are missing and what installs them, or None."""
-        if any(importlib.util.find_spec(each) is None for each in ("executorch", "torchao")):
-            return "executorch: the package executorch is missing; `pip install 'detloom[executorch]'` installs it"
-        return None
+        return missing_packages("the exporter 'executorch'", NEEDED, "executorch")
 
     def check(self, network: Network) -> Preflight:
         """Return what the backend takes of the graph, with ranges of random pictures.
 
         Raises:
-            ExportError: ExecuTorch is missing, or cannot take the network.
+            ExportError: ExecuTorch is missing or cannot take the network, or modules are to be more precise.
         """
-        return self._preflight(self._lowered(network, network.example_BCHW(NUM_GUESSES)))
+        self._demand_eight_bits(network)
+        guesses_NCHW = network.example_BCHW(NUM_GUESSES) if self.numbers == "int8" else None
+        return self._preflight(self._lowered(network, guesses_NCHW))
 
     def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
         """Write ``model.pte``, and for Ethos-U ``model.tosa``, which the reference model runs.
@@ -95,35 +102,16 @@ class ExecutorchExporter(Exporter):
         Raises:
             ExportError: ExecuTorch is missing or cannot take the network, or modules are to be more precise.
         """
-        if network.precise:
-            raise ExportError(
-                f"executorch: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot "
-                "give to single modules; leave out --mixed, or export by onnx-int8 or litert"
-            )
-        pictures_NCHW = network.example_BCHW(NUM_GUESSES) if calibration_NCHW is None else calibration_NCHW
+        self._demand_eight_bits(network)
+        pictures_NCHW = demand_pictures("executorch", calibration_NCHW) if self.numbers == "int8" else None
         lowered = self._lowered(network, pictures_NCHW)
         (folder / MODEL).write_bytes(lowered.program)
         if lowered.tosa is not None:
             (folder / TOSA).write_bytes(lowered.tosa)
-        height, width = network.image_size
-        with torch.inference_mode():
-            shapes = [list(each.shape) for each in network.module(network.example_BCHW())]
         return Exported(
             files=(MODEL, TOSA) if lowered.tosa is not None else (MODEL,),
-            input={
-                "name": "images",
-                "layout": "NCHW",
-                "height": height,
-                "width": width,
-                "dtype": "float32",
-                "scale": None,
-                "zero_point": 0,
-                "fill": 114,
-            },
-            tensors=tuple(
-                {"name": name, "layout": "NCHW", "shape": shape, "dtype": "float32", "scale": None, "zero_point": 0}
-                for name, shape in zip(network.map_names, shapes, strict=True)
-            ),
+            input=described_input(network),
+            tensors=described_outputs(network),
             preflight=self._preflight(lowered),
             notes=("The program quantises its input and gives real numbers; outputs are told apart by their order.",),
         )
@@ -142,11 +130,18 @@ class ExecutorchExporter(Exporter):
             return {}
         return {"simulator": _reference_model((folder / TOSA).read_bytes(), self._scales)}
 
-    def _lowered(self, network: Network, pictures_NCHW: Tensor) -> Lowered:
+    def _demand_eight_bits(self, network: Network) -> None:
+        if network.precise and self.numbers == "int8":
+            raise ExportError(
+                f"executorch: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot "
+                "give to single modules; leave out --mixed, or export by onnx-int8 or litert"
+            )
+
+    def _lowered(self, network: Network, pictures_NCHW: Tensor | None) -> Lowered:
         if complaint := self.missing():
             raise ExportError(complaint)
         accelerator = None if self.backend == "xnnpack" else self.accelerator
-        graph = quantised(network, pictures_NCHW, accelerator) if self.numbers == "int8" else network.module
+        graph = network.module if pictures_NCHW is None else quantised(network, pictures_NCHW, accelerator)
         lowered = lower(graph, network, accelerator)
         self._scales = lowered.scales
         return lowered

@@ -40,6 +40,8 @@ class OnnxExporter(Exporter):
         dynamic_batch: Let a run take any number of pictures; else it takes one.
     """
 
+    packages = PACKAGES
+
     def __init__(self, *, numbers: Numbers = "float32", opset: int = 18, dynamic_batch: bool = False) -> None:
         demand_opset(opset, OLDEST_OPSET)
         self.numbers: Numbers = numbers
@@ -49,7 +51,7 @@ class OnnxExporter(Exporter):
     @classmethod
     def missing(cls) -> str | None:
         """Return one line that says which packages are missing and what installs them, or None."""
-        return missing_packages("the exporter 'onnx'", PACKAGES, "onnx")
+        return missing_packages("the exporter 'onnx'", cls.packages, "onnx")
 
     def check(self, network: Network) -> Preflight:
         """Return the operators that ONNX cannot express; a format is no chip, so nothing else is told."""

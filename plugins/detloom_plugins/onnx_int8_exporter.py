@@ -22,6 +22,7 @@ from detloom.errors import ExportError, RecipeError, suggest
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
 from detloom_plugins.equal_maps import worst_decibels
 from detloom_plugins.extras import missing_packages
 from detloom_plugins.onnx_file import (
@@ -66,6 +67,7 @@ class OnnxInt8Exporter(Exporter):
 
     passes = ("raw-outputs",)
     calibrates = True
+    packages = PACKAGES
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class OnnxInt8Exporter(Exporter):
     @classmethod
     def missing(cls) -> str | None:
         """Return one line that says which packages are missing and what installs them, or None."""
-        return missing_packages("the exporter 'onnx-int8'", PACKAGES, "onnx")
+        return missing_packages("the exporter 'onnx-int8'", cls.packages, "onnx")
 
     def check(self, network: Network) -> Preflight:
         """Return the operators that ONNX cannot express; a format is no chip, so nothing else is told."""
@@ -98,11 +100,10 @@ class OnnxInt8Exporter(Exporter):
         """Write both files."""
         import onnx
 
-        if calibration_NCHW is None:
-            raise ExportError("the exporter 'onnx-int8' needs pictures to find the ranges of numbers; give it some")
+        pictures_NCHW = demand_pictures("onnx-int8", calibration_NCHW)
         note = write_checked(network, folder / FLOAT_FILE, numbers="float32", opset=self.opset, dynamic_batch=False)
         kept = _nodes_of(onnx.load(folder / FLOAT_FILE), network.precise)
-        notes = [note, self._quantise(network.map_names, calibration_NCHW, folder, kept)]
+        notes = [note, self._quantise(network.map_names, pictures_NCHW, folder, kept)]
         if kept:
             notes.append(f"{len(kept)} operators of {', '.join(network.precise)} stay real.")
         return Exported((FILE, FLOAT_FILE), described_input(network), described_outputs(network), notes=tuple(notes))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from detloom.errors import ExportError
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
 from detloom_plugins.equal_maps import demand_equality, maps_of_module, rounding_of_module
 from detloom_plugins.extras import missing_packages
 from detloom_plugins.openvino_model import (
@@ -59,6 +59,7 @@ class OpenvinoExporter(Exporter):
         {f"intel-{device.lower()}": {"device": device} for device in DEVICES}
     )
     calibrates = True
+    packages = ("openvino", "nncf")
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class OpenvinoExporter(Exporter):
     @classmethod
     def missing(cls) -> str | None:
         """Return one line that says which packages are missing and what installs them, or None."""
-        return missing_packages("the exporter 'openvino'", ("openvino", "nncf"), "openvino")
+        return missing_packages("the exporter 'openvino'", cls.packages, "openvino")
 
     def check(self, network: Network) -> Preflight:
         """Return the operators that OpenVINO cannot read; where the others run is the driver's to say."""
@@ -88,8 +89,7 @@ class OpenvinoExporter(Exporter):
 
     def export(self, network: Network, calibration_NCHW: Tensor | None, folder: Path) -> Exported:
         """Write the files, those of real numbers held against torch."""
-        if self.numbers == "int8" and calibration_NCHW is None:
-            raise ExportError("the exporter 'openvino' needs pictures to find the ranges of numbers; give it some")
+        pictures_NCHW = demand_pictures("openvino", calibration_NCHW) if self.numbers == "int8" else None
         model = converted(network)
         save(model, folder / FLOAT_FILE)
         example_BCHW = network.example_BCHW()
@@ -103,9 +103,9 @@ class OpenvinoExporter(Exporter):
         )
         files: tuple[str, ...] = _both(FLOAT_FILE)
         notes: tuple[str, ...] = (note,)
-        if calibration_NCHW is not None and self.numbers == "int8":
+        if pictures_NCHW is not None:
             files = (*_both(INT8_FILE), *files)
-            notes = (note, *self._quantise(network, model, calibration_NCHW, folder))
+            notes = (note, *self._quantise(network, model, pictures_NCHW, folder))
         return Exported(files, described_input(network), described_outputs(network), notes=notes)
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:

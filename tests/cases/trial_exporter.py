@@ -95,12 +95,13 @@ class TrialExporter(Exporter):
         found = []
         for path, module in network.module.named_modules():
             if isinstance(module, nn.Conv2d):
+                name = "CONV_FLOAT" if path in network.precise else "CONV"
                 if path == self.refuse:
-                    verdict = Verdict(path, "CONV", Placement.REFUSED, "it was asked to be", "ask for something else")
+                    verdict = Verdict(path, name, Placement.REFUSED, "it was asked to be", "ask for something else")
                 elif module.kernel_size == (1, 1):
-                    verdict = Verdict(path, "CONV", Placement.NPU, cycles=module.out_channels)
+                    verdict = Verdict(path, name, Placement.NPU, cycles=module.out_channels)
                 else:
-                    verdict = Verdict(path, "CONV", Placement.CPU, "only 1x1 fits", "take 1x1", cycles=900)
+                    verdict = Verdict(path, name, Placement.CPU, "only 1x1 fits", "take 1x1", cycles=900)
                 found.append(verdict)
         return found
 

@@ -101,8 +101,11 @@ def test_operator_that_the_backend_leaves_is_told_with_its_module() -> None:
 def test_missing_package_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
     line = ExecutorchExporter.missing()
 
-    assert line == "executorch: the package executorch is missing; `pip install 'detloom[executorch]'` installs it"
-    with pytest.raises(ExportError, match="executorch is missing"):
+    assert line == (
+        "the exporter 'executorch' needs executorch, torchao, which this Python lacks: "
+        "pip install 'detloom[executorch]'"
+    )
+    with pytest.raises(ExportError, match="needs executorch, torchao"):
         ExecutorchExporter().export(_network(nn.Identity), torch.rand(2, 3, 32, 48), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -110,6 +113,16 @@ def test_missing_package_is_one_line_that_says_what_to_install(tmp_path: Path) -
 def test_more_precise_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*leave out --mixed"):
         ExecutorchExporter().export(_network(nn.Identity, precise=("stem.0",)), None, tmp_path)
+    with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*leave out --mixed"):
+        ExecutorchExporter().check(_network(nn.Identity, precise=("stem.0",)))
+
+
+def test_integers_need_pictures_and_real_numbers_none(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'executorch' needs pictures"):
+        ExecutorchExporter().export(_network(nn.Identity), None, tmp_path)
+
+    assert ExecutorchExporter().calibrates
+    assert not ExecutorchExporter(numbers="float32").calibrates
 
 
 def test_ethos_u_takes_no_floats() -> None:

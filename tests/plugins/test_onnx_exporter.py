@@ -18,6 +18,7 @@ from detloom.export.network import Exported, Network, Placement
 from detloom_plugins import onnx_graph
 from detloom_plugins.equal_maps import demand_equality, maps_of_module, rounding_of_module
 from detloom_plugins.onnx_exporter import OnnxExporter
+from detloom_plugins.onnx_file import OnnxRunner
 from detloom_plugins.onnx_graph import module_of, onnx_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
@@ -267,3 +268,13 @@ def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert OnnxExporter.missing() == (
         "the exporter 'onnx' needs onnxslim, which this Python lacks: pip install 'detloom[onnx]'"
     )
+
+
+def test_processors_without_vnni_add_products_of_8_bits_without_overflow(written: Written) -> None:
+    runner = written.exporter.runners(written.exported, written.folder)["float"]
+
+    # Asked of onnxruntime, as processors that have VNNI show nothing.
+    assert isinstance(runner, OnnxRunner)
+    session = runner._session
+
+    assert session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"

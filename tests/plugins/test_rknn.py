@@ -13,9 +13,10 @@ from torch import nn
 from detloom.decode_spec import DecodeSpec
 from detloom.errors import ExportError, RecipeError
 from detloom.export.network import Network, Placement
+from detloom.testing.exporter_trials import tiny_network
 from detloom_plugins.rknn import RknnExporter
 from detloom_plugins.rknn.layers import module_of, verdicts_of
-from detloom_plugins.rknn.toolkit import PYTHON_VARIABLE, Build, write_onnx
+from detloom_plugins.rknn.toolkit import PYTHON_VARIABLE, Build
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'detloom[onnx]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'detloom[onnx]'")
@@ -102,6 +103,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "api.py").write_text(STAND_IN, encoding="utf-8")
+    about = package.parent / "rknn_toolkit2-2.5.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: rknn-toolkit2\nVersion: 2.5.0\n", encoding="utf-8")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={package.parent} exec {sys.executable} "$@"\n', encoding="utf-8")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
@@ -141,6 +145,7 @@ def test_every_layer_is_told_with_its_module_and_place() -> None:
         "levels.1.0",
     }
     assert [each.module for each in preflight.at(Placement.CPU)] == ["softplus"]
+    assert preflight.source.startswith("rknn-toolkit2 2.5.0: ")
     assert preflight.figures["cpu_operators"] == 1
     assert preflight.figures["cycles"] == 7 * len(preflight.verdicts)
     assert preflight.figures["weight_memory_kib"] == 10.5
@@ -174,12 +179,25 @@ def test_missing_toolkit_is_one_line_that_says_what_to_do(monkeypatch: pytest.Mo
 
     assert unset is not None
     assert PYTHON_VARIABLE in unset
-    assert wrong == f"rknn: {PYTHON_VARIABLE}=/nowhere/python cannot import rknn.api; install rknn-toolkit2 there"
+    assert wrong is not None
+    assert wrong.startswith(
+        f"the exporter 'rknn' needs rknn-toolkit2, and {PYTHON_VARIABLE}=/nowhere/python cannot import rknn.api; "
+    )
+
+
+def test_integers_need_pictures_and_real_numbers_none(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'rknn' needs pictures"):
+        RknnExporter().export(_network(), None, tmp_path)
+
+    assert RknnExporter().calibrates
+    assert not RknnExporter(numbers="float16").calibrates
 
 
 def test_more_precise_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*float16"):
         RknnExporter().export(_network(precise=("stem.0",)), None, tmp_path)
+    with pytest.raises(ExportError, match=r"stem\.0 should have more than 8 bits.*float16"):
+        RknnExporter().check(_network(precise=("stem.0",)))
 
 
 def test_chip_without_floats_is_told_so() -> None:
@@ -200,8 +218,8 @@ def test_simulator_needs_an_export(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("node", "module"),
     [
-        ("Conv:/backbone/stem/stem.0/conv/Conv", "backbone.stem.0.conv"),
-        ("Conv:/stages.0/stages.0.1/bypass/Conv", "stages.0.1.bypass"),
+        ("Conv:backbone.stem.0.conv/Conv", "backbone.stem.0.conv"),
+        ("Conv:stages.0.1/Conv_2", "stages.0.1"),
         ("Resize:/Resize", ""),
     ],
 )
@@ -213,7 +231,7 @@ def test_layer_of_the_real_table_is_read() -> None:
     # As rknn-toolkit2 2.5.0 prints it.
     line = (
         "D RKNN: [16:14:04.301] 2    ConvExMish         INT8     CPU    (1,16,32,32),(32,16,3,3),(32)            "
-        "(1,32,16,16)           1245/2304/2304           20           Conv:/2/Conv    "
+        "(1,32,16,16)           1245/2304/2304           20           Conv:2/Conv    "
     )
     edge = (
         "D RKNN: [16:14:04.301] 6    OutputOperator     INT8     CPU    (1,24,32,32)                             "
@@ -231,12 +249,23 @@ def test_layer_of_the_real_table_is_read() -> None:
     assert "CPU" in verdict.reason
 
 
-def test_onnx_file_has_the_maps_as_outputs(tmp_path: Path) -> None:
-    write_onnx(_network(), tmp_path / "model.onnx")
+@pytest.mark.usefixtures("stand_in")
+def test_onnx_file_is_one_that_the_toolkit_reads_with_the_maps_as_outputs(tmp_path: Path) -> None:
+    RknnExporter(numbers="float16").export(_network(), None, tmp_path)
 
     model = onnx.load(tmp_path / "model.onnx")
     assert [each.name for each in model.graph.output] == ["stride2", "stride4"]
+    # The toolkit's onnx is 1.18 at best.
     assert model.opset_import[0].version == 12
+    assert model.ir_version <= 10
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_what_onnx_cannot_express_is_refused_with_its_module(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"odd: .*special_bessel_j0"):
+        RknnExporter().export(tiny_network(odd=True), torch.rand(2, 3, 64, 96), tmp_path)
+
+    assert not list(tmp_path.glob("model.*"))
 
 
 @pytest.mark.skipif(not os.environ.get(PYTHON_VARIABLE), reason=f"{PYTHON_VARIABLE} names no rknn-toolkit2")

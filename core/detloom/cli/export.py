@@ -112,6 +112,11 @@ def command(
             "give an artifact and --target NAME; `detloom export --targets` lists what can be exported to"
         )
     if check_only:
+        if isinstance(mixed, int):
+            raise click.UsageError(
+                f"--check looks at no pictures, and cannot tell the {mixed} layers that suffer most; name modules: "
+                "--mixed MODULE,..."
+            )
         _check(
             {
                 "source": source,
@@ -119,6 +124,7 @@ def command(
                 "settings": settings,
                 "image_size": image_size,
                 "passes": passes,
+                "mixed": mixed,
                 "plugins": plugins,
             },
             show_all=show_all,

@@ -99,8 +99,8 @@ def modules_named(network: Network, names: Sequence[str], kinds: tuple[type, ...
     for name in names:
         if name not in known:
             raise ExportError(
-                f"--mixed {name}: the deployed network has no module of that name.{suggest(name, known)} "
-                "`detloom export --check` lists them."
+                f"--mixed {name}: the deployed network has no module of that name.{suggest(name, known)}\n"
+                f"  {_children(known, name)}"
             )
         inside = [
             path
@@ -111,3 +111,14 @@ def modules_named(network: Network, names: Sequence[str], kinds: tuple[type, ...
             raise ExportError(f"--mixed {name}: there is no convolution and no linear layer in this module")
         found += inside
     return tuple(dict.fromkeys(found))
+
+
+def _children(known: Sequence[str], name: str) -> str:
+    """Return in words what lies in the innermost module that a misspelt path gets right."""
+    parent = name.rpartition(".")[0]
+    while parent and parent not in known:
+        parent = parent.rpartition(".")[0]
+    start = f"{parent}." if parent else ""
+    inside = [path.removeprefix(start) for path in known if path.startswith(start)]
+    names = ", ".join(path for path in inside if "." not in path)
+    return f"in {parent} there are: {names}" if parent else f"its parts are: {names}"

@@ -42,7 +42,7 @@ def markdown(report: Report) -> str:
 
 def sqnr_text(decibels: float) -> str:
     """Return a ratio in decibels, or that there is no noise."""
-    return "exact" if math.isinf(decibels) else f"{decibels:.1f} dB"
+    return "exact" if decibels == math.inf else f"{decibels:.1f} dB"
 
 
 def cycles_text(row: Row, preflight: Preflight) -> str:
@@ -59,7 +59,9 @@ def figure_text(value: float) -> str:
 
 
 def where_text(preflight: Preflight) -> str:
-    """Return in words how many operators run where."""
+    """Return in words how many operators run where; a format that is no chip speaks of what it refuses alone."""
+    if not preflight.verdicts:
+        return "no operator is refused"
     counts = counted(preflight)
     words = {
         Placement.NPU: "on the NPU",
@@ -67,8 +69,12 @@ def where_text(preflight: Preflight) -> str:
         Placement.CPU: "on the CPU",
         Placement.REFUSED: "refused",
     }
-    said = [f"{counts[place]} {text}" for place, text in words.items() if counts[place] or place == Placement.NPU]
-    return f"{sum(counts.values())} operators: {', '.join(said)}"
+    total = sum(counts.values())
+    shown = [
+        place for place in words if counts[place] or (place == Placement.NPU and counts[Placement.REFUSED] < total)
+    ]
+    said = [f"{counts[place]} {words[place]}" for place in shown]
+    return f"{total} {'operator' if total == 1 else 'operators'}: {', '.join(said)}"
 
 
 def _outcome(report: Report) -> str:

@@ -14,7 +14,8 @@ from detloom.detector import Detector
 from detloom.durable import write_text
 from detloom.engine.progress import RunView, SilentView
 from detloom.errors import ExportError
-from detloom.export.folding import canvas_of, deploy, network_of
+from detloom.export.fake_quantisation import PRODUCTS
+from detloom.export.folding import canvas_of, deploy, modules_named, network_of
 from detloom.export.markdown import markdown
 from detloom.export.material import read_material
 from detloom.export.network import Preflight
@@ -39,6 +40,7 @@ def preflight(
     settings: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     passes: Sequence[str] = (),
+    mixed: Sequence[str] = (),
     plugins: Sequence[str | Path] = (),
 ) -> Preflight:
     """Return what a target would do with an artifact or a recipe; needs no data and writes nothing.
@@ -49,6 +51,7 @@ def preflight(
         settings: Of the exporter.
         image_size: Side of the input, or height and width; the recipe's when not given.
         passes: Reparam passes beside the recipe's and the exporter's.
+        mixed: Modules that keep more than eight bits.
         plugins: Files of plugins that are run.
 
     Raises:
@@ -58,7 +61,8 @@ def preflight(
     chosen = choose_target(target, settings or {})
     size = canvas_of(detector, image_size)
     deployed = deploy(detector, chosen, passes, example=None)
-    return chosen.exporter.check(network_of(deployed.detector, size))
+    precise = modules_named(network_of(deployed.detector, size), mixed, PRODUCTS)
+    return chosen.exporter.check(network_of(deployed.detector, size, precise))
 
 
 def export(
@@ -125,6 +129,7 @@ def export(
     if not validate:
         material = replace(material, val=None)
     work = Work(
+        name=folder.resolve().name,
         artifact=artifact,
         detector=detector,
         recipe=detector.recipe,

@@ -90,9 +90,8 @@ def choose_target(wanted: str, settings: Mapping[str, Any], *, shop: Workshop | 
     if USE in settings:
         raise RecipeError(f"--set {USE}: the exporter is named by --target; --set changes its settings alone")
     table = {**target.settings, **settings}
-    built = build(
-        Kind.EXPORTER, {USE: target.exporter, **table}, where=f"--target {wanted}, {target.exporter}", shop=shop
-    )
+    where = f"--target {wanted}" + ("" if wanted == target.exporter else f", the exporter '{target.exporter}'")
+    built = build(Kind.EXPORTER, {USE: target.exporter, **table}, where=where, shop=shop)
     assert isinstance(built, Exporter)  # noqa: S101 - narrows the type: its kind was read off its class
     return Chosen(wanted, target.exporter, table, built)
 

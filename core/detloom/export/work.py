@@ -3,7 +3,7 @@
 Shape letters: B images, H and W rows and columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Work:
     """One export, with all that was asked for.
 
     Attributes:
+        name: Of the export: what a host needs is called by it, so that a device may have several.
         artifact: What is exported.
         detector: It, loaded.
         recipe: Its recipe.
@@ -54,6 +55,7 @@ class Work:
         view: Shows the fine-tuning.
     """
 
+    name: str
     artifact: Path
     detector: Detector
     recipe: Recipe
@@ -68,31 +70,40 @@ class Work:
     view: RunView
 
     def done(self, folder: Path) -> Report:
-        """Fill a folder with the files, and return the report."""
-        measuring = Measuring(self.material, self.recipe, self.size, self.said)
-        deployed, stages = self._deployed(measuring)
-        if self.qat_epochs:
-            deployed = self._fine_tuned(deployed)
-            stages.append(measuring.of_detector(FINE_TUNED, deployed.detector))
+        """Fill a folder with the files, and return the report.
+
+        What can fail comes first, and the long measuring last.
+        """
+        folded = self._folded()
+        deployed = self._fine_tuned(folded) if self.qat_epochs else folded
         network, ranking = self._network(deployed.detector)
         self.said(f"the exporter '{self.chosen.name}' is at work")
         exported = self._exported(network, folder)
-        # Before the long measuring, as a description that does not fit is found here.
-        stem = exported.files[0].partition(".")[0]
-        write_host_files(folder, stem, described(network, exported, self.recipe.predict))
-        for name, runner in self.chosen.exporter.runners(exported, folder).items():
-            forward = forward_of(runner, network, name)
-            stages.append(measuring.of_runner(name, forward, deployed.detector, network))
-        return self._report(_Made(folder, deployed, network, exported, tuple(stages), ranking))
+        write_host_files(folder, self.name, described(network, exported, self.recipe.predict))
+        made = _Made(folder, folded, deployed, network, exported, ranking)
+        return self._report(made, tuple(self._stages(made)))
 
-    def _deployed(self, measuring: Measuring) -> tuple[Deployed, list[Stage]]:
-        """Return the deployed form, proved equal, and the stages so far."""
+    def _folded(self) -> Deployed:
+        """Return the deployed form, proved equal, in which the modules lie that are to be precise."""
         example_BCHW = self.material.calibration.images_BCHW[:PROVED]
-        # What is folded already has no training form to measure.
-        stages = [measuring.of_detector(TRAINED, self.detector)] if self.detector.passes else []
         self.said(f"folding, and proving the result on {len(example_BCHW)} pictures")
         deployed = deploy(self.detector, self.chosen, self.passes, example=example_BCHW)
-        return deployed, [*stages, measuring.of_detector(FOLDED, deployed.detector)]
+        if not isinstance(self.mixed, int):
+            modules_named(network_of(deployed.detector, self.size), self.mixed, PRODUCTS)
+        return deployed
+
+    def _stages(self, made: "_Made") -> Iterator[Stage]:
+        """Yield what each form is worth, in the order of the chain."""
+        measuring = Measuring(self.material, self.recipe, self.size, self.said)
+        # What is folded already has no training form, and of that one nothing but AP is measured.
+        if self.detector.passes and self.material.val is not None:
+            yield measuring.of_detector(TRAINED, self.detector)
+        yield measuring.of_detector(FOLDED, made.folded.detector)
+        if self.qat_epochs:
+            yield measuring.of_detector(FINE_TUNED, made.deployed.detector)
+        for name, runner in self.chosen.exporter.runners(made.exported, made.folder).items():
+            forward = forward_of(runner, made.network, name)
+            yield measuring.of_runner(name, forward, made.deployed.detector, made.network)
 
     def _fine_tuned(self, deployed: Deployed) -> Deployed:
         assert self.material.train is not None  # noqa: S101 - narrows the type: data was demanded
@@ -127,7 +138,7 @@ class Work:
             exported = replace(exported, preflight=exporter.check(network))
         return exported
 
-    def _report(self, made: "_Made") -> Report:
+    def _report(self, made: "_Made", stages: tuple[Stage, ...]) -> Report:
         val, chosen = self.material.val, self.chosen
         report = Report(
             status="exported",
@@ -143,7 +154,7 @@ class Work:
             proof=worst_differences(made.deployed.report),
             outputs=tuple(made.network.map_names),
             files=file_facts(made.folder, made.exported.files),
-            stages=made.stages,
+            stages=stages,
             max_drop=self.max_drop,
             validation="" if val is None else f"{len(val.images)} pictures of {val.source}",
             calibration=self.material.calibration if chosen.exporter.calibrates else None,
@@ -152,21 +163,38 @@ class Work:
             ranking=made.ranking,
             qat_epochs=self.qat_epochs,
             preflight=made.exported.preflight,
-            notes=made.exported.notes,
+            notes=(*self._idle_passes(made.deployed), *made.exported.notes),
             machine=machine(),
             versions=versions(chosen.exporter.packages),
         )
         is_too_much = report.drop is not None and report.drop > self.max_drop
         return replace(report, status="refused") if is_too_much else report
 
+    def _idle_passes(self, deployed: Deployed) -> Iterator[str]:
+        """Yield a sentence for each pass that was asked for and has changed nothing."""
+        for name in dict.fromkeys(self.passes):
+            folds = [each.fold for each in deployed.report.folds if each.by == name]
+            if not any(each.applies for each in folds):
+                why = f": {folds[0].path or 'the detector'}: {folds[0].reason}" if folds else ""
+                yield f"The pass '{name}' found nothing to change{why}."
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Made:
-    """What the steps have made."""
+    """What the steps have made.
+
+    Attributes:
+        folder: Where the files lie.
+        folded: The deployed form as it was proved.
+        deployed: The one that was exported: fine-tuned, where that was asked for.
+        network: What the exporter was given.
+        exported: What it gave back.
+        ranking: The scan of the layers, where there was one.
+    """
 
     folder: Path
+    folded: Deployed
     deployed: Deployed
     network: Network
     exported: Exported
-    stages: tuple[Stage, ...]
     ranking: tuple[Sensitivity, ...]

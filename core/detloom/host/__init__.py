@@ -18,7 +18,7 @@ def write_host_files(folder: Path, name: str, spec: HostSpec) -> list[str]:
 
     Args:
         folder: Where the exported file lies.
-        name: Of the exported file, without its suffix.
+        name: Of the export.
         spec: A description that was checked.
 
     Raises:

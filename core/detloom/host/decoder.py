@@ -317,14 +317,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="size of the picture")
     parser.add_argument("--score", type=float, help="least score, from 0 to 1")
     given = parser.parse_args(arguments)
-    decoder = Decoder.read(given.description)
-    if given.score is not None:
-        decoder.selection["score"] = given.score
-    fit = decoder.fit(*given.picture) if given.picture else None
-    with np.load(given.outputs, allow_pickle=False) as outputs:
-        for box, score, label in zip(*decoder.detect(dict(outputs), fit)):
-            row = {"class": decoder.names[label], "label": int(label), "score": round(float(score), 5)}
-            print(json.dumps({**row, "box": [round(float(edge), 3) for edge in box]}))
+    try:
+        decoder = Decoder.read(given.description)
+        if given.score is not None:
+            decoder.selection["score"] = given.score
+        fit = decoder.fit(*given.picture) if given.picture else None
+        with np.load(given.outputs, allow_pickle=False) as outputs:
+            found = decoder.detect(dict(outputs), fit)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for box, score, label in zip(*found):
+        row = {"class": decoder.names[label], "label": int(label), "score": round(float(score), 5)}
+        print(json.dumps({**row, "box": [round(float(edge), 3) for edge in box]}))
     return 0
 
 

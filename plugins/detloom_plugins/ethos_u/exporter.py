@@ -5,7 +5,6 @@ Shape letters: see ``detloom.export.network``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +14,11 @@ from torch import Tensor
 from detloom.errors import ExportError
 from detloom.export.network import Exported, Network, Placement, Preflight, Runner, Verdict
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
 from detloom_plugins.ethos_u.machines import ACCELERATORS, Machine, Optimise, family_of
 from detloom_plugins.ethos_u.placement import figures_of, verdicts_of
 from detloom_plugins.ethos_u.vela import VERSIONS, Compiled, compile_model, vela_version
+from detloom_plugins.extras import missing_packages
 from detloom_plugins.litert import Calibration, LitertExporter, Operator, convert_to_float, convert_to_int8, graph_of
 
 __all__ = ["EthosUExporter"]
@@ -25,8 +26,7 @@ __all__ = ["EthosUExporter"]
 DEVICE_FILE, INT8_FILE, FLOAT_FILE = "model_vela.tflite", "model.tflite", "model_float.tflite"
 # Of a message; a preflight has them all.
 MOST_NAMED = 10
-ROOM = "take a smaller image size or network, optimise = 'size', or a larger arena_kib if the device has the memory"
-NEEDED = {"ethosu": "ethos-u-vela", "ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
+ROOM = "take a smaller image size or network, --set optimise=size, or a larger arena_kib if the device has the memory"
 
 
 class EthosUExporter(Exporter):
@@ -55,6 +55,7 @@ class EthosUExporter(Exporter):
     )
     passes = LitertExporter.passes
     calibrates = True
+    packages = ("ethos-u-vela", *LitertExporter.packages)
 
     def __init__(
         self,
@@ -77,13 +78,14 @@ class EthosUExporter(Exporter):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return which packages are missing, or of another version, or None."""
-        remedy = "pip install 'detloom[ethos-u]'"
-        absent = " and ".join(package for module, package in NEEDED.items() if find_spec(module) is None)
-        if absent:
-            return f"ethos-u needs {absent}: {remedy}"
+        """Return one line that says which packages are missing, or of another version, or None."""
+        if line := missing_packages("the exporter 'ethos-u'", cls.packages, "ethos-u"):
+            return line
         if not vela_version().startswith(tuple(f"{each}." for each in VERSIONS)):
-            return f"ethos-u needs ethos-u-vela {' or '.join(VERSIONS)}, and {vela_version()} is installed: {remedy}"
+            return (
+                f"the exporter 'ethos-u' needs ethos-u-vela {' or '.join(VERSIONS)}, and {vela_version()} is "
+                "installed: pip install 'detloom[ethos-u]'"
+            )
         return None
 
     def check(self, network: Network) -> Preflight:
@@ -108,13 +110,12 @@ class EthosUExporter(Exporter):
             ExportError: Besides what the writer and Vela refuse: operators fall back to the host processor, or the
                 network does not fit into the arena.
         """
-        if calibration_NCHW is None or not len(calibration_NCHW):
-            raise ExportError("ethos-u: int8 needs pictures to find the ranges of numbers; give some with --data")
+        pictures_NCHW = demand_pictures("ethos-u", calibration_NCHW)
         graph = graph_of(network)
         made = convert_to_int8(
             network,
             graph,
-            calibration_NCHW,
+            pictures_NCHW,
             calibration=self._litert.calibration,
             percentile=self._litert.percentile,
         )
@@ -149,18 +150,16 @@ class EthosUExporter(Exporter):
         return Preflight(self.machine.accelerator, source, verdicts, MappingProxyType(figures))
 
     def _demand_success(self, preflight: Preflight) -> None:
-        fallen = [] if self.allow_cpu else [_line(each) for each in preflight.at(Placement.CPU)]
+        fallen = () if self.allow_cpu else preflight.at(Placement.CPU)
         if fallen:
             head = (
                 f"{self.machine.accelerator}: {len(fallen)} of {len(preflight.verdicts)} operators would fall back to "
                 "the host processor:"
             )
             more = [f"... and {len(fallen) - MOST_NAMED} more; --check names them all"] * (len(fallen) > MOST_NAMED)
-            tail = "Change the modules, or accept it: allow_cpu = true"
-            raise ExportError("\n  ".join((head, *fallen[:MOST_NAMED], *more, tail)))
+            named = [f"{each.module or 'the detector'}: {each.operator}: {each.reason}" for each in fallen[:MOST_NAMED]]
+            remedies = dict.fromkeys(f"change: {each.remedy}" for each in fallen)
+            tail = "or accept it: --set allow_cpu=true"
+            raise ExportError("\n  ".join((head, *named, *more, *remedies, tail)))
         for each in preflight.at(Placement.REFUSED):
             raise ExportError(f"{self.machine.accelerator}: {each.reason}; {each.remedy}")
-
-
-def _line(verdict: Verdict) -> str:
-    return f"{verdict.module or 'the detector'}: {verdict.operator}: {verdict.reason}. Remedy: {verdict.remedy}"

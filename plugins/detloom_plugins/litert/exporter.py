@@ -1,15 +1,16 @@
 """The exporter of LiteRT files."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from detloom.errors import ExportError, RecipeError
+from detloom.errors import RecipeError
 from detloom.export.network import Exported, Network, Placement, Preflight, Runner, Verdict
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
+from detloom_plugins.extras import missing_packages
 from detloom_plugins.litert.conversion import convert_to_float, convert_to_int8, graph_of
 from detloom_plugins.litert.ranges import Calibration
 from detloom_plugins.litert.reading import read
@@ -32,6 +33,7 @@ class LitertExporter(Exporter):
 
     passes = ("raw-outputs",)
     calibrates = True
+    packages = ("ai-edge-litert", "flatbuffers")
 
     def __init__(
         self,
@@ -45,13 +47,12 @@ class LitertExporter(Exporter):
         self.numbers = numbers
         self.calibration: Calibration = calibration
         self.percentile = percentile
+        self.calibrates = numbers == "int8"
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return which packages are missing, or None."""
-        absent = [name for name in ("ai_edge_litert", "flatbuffers") if find_spec(name) is None]
-        packages = " and ".join(name.replace("_", "-") for name in absent)
-        return f"litert needs {packages}: pip install 'detloom[litert]'" if absent else None
+        """Return one line that says which packages are missing and what installs them, or None."""
+        return missing_packages("the exporter 'litert'", cls.packages, "litert")
 
     def check(self, network: Network) -> Preflight:
         """Return what cannot be written; where a written operator runs is a chip's to say."""
@@ -70,11 +71,8 @@ class LitertExporter(Exporter):
         if self.numbers == "float32":
             (folder / INT8_FILE).write_bytes(real.data)
             return Exported((INT8_FILE,), real.input, real.tensors)
-        if calibration_NCHW is None or not len(calibration_NCHW):
-            raise ExportError("litert: int8 needs pictures to find the ranges of numbers; give some with --data")
-        made = convert_to_int8(
-            network, graph, calibration_NCHW, calibration=self.calibration, percentile=self.percentile
-        )
+        pictures_NCHW = demand_pictures("litert", calibration_NCHW)
+        made = convert_to_int8(network, graph, pictures_NCHW, calibration=self.calibration, percentile=self.percentile)
         (folder / INT8_FILE).write_bytes(made.data)
         (folder / FLOAT_FILE).write_bytes(real.data)
         notes = [f"{path} computes in float32, between conversions" for path in made.precise]

@@ -17,18 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detloom.data.letterbox import FILL
 from detloom.errors import ExportError, RecipeError, suggest
 from detloom.export.network import Exported, Network, Preflight, Runner
 from detloom.hookspecs import hookimpl
 from detloom.interfaces import Exporter
+from detloom_plugins.calibration_pictures import demand_pictures
+from detloom_plugins.onnx_file import PACKAGES
+from detloom_plugins.real_tensors import INPUT, described_outputs
 from detloom_plugins.rknn.layers import figures_of, verdicts_of
-from detloom_plugins.rknn.toolkit import Build, missing_toolkit, write_onnx
+from detloom_plugins.rknn.toolkit import Build, missing_toolkit
 
 __all__ = ["RknnExporter"]
 
 CHIPS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588", "rv1103", "rv1106")
 WITHOUT_FLOAT = ("rv1103", "rv1106")
-MODEL = "model.rknn"
+MODEL, SOURCE = "model.rknn", "model.onnx"
 NUM_GUESSES = 4
 
 
@@ -44,6 +48,7 @@ class RknnExporter(Exporter):
     targets: Mapping[str, Mapping[str, Any]] = MappingProxyType({chip: {"chip": chip} for chip in CHIPS})
     passes = ("raw-outputs",)
     calibrates = True
+    packages = PACKAGES
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class RknnExporter(Exporter):
         self.chip = chip
         self.numbers = numbers
         self.method = method
+        self.calibrates = numbers == "int8"
         self._built: Build | None = None
 
     @classmethod
@@ -70,8 +76,9 @@ class RknnExporter(Exporter):
         """Return the compiler's table, from a build whose ranges are those of random pictures.
 
         Raises:
-            ExportError: The toolkit is missing or refuses the network.
+            ExportError: The toolkit is missing or refuses the network, or modules are to be more precise.
         """
+        self._demand_eight_bits(network)
         guesses_NCHW = network.example_BCHW(NUM_GUESSES)
         with Build(network, guesses_NCHW, chip=self.chip, numbers=self.numbers, method=self.method) as build:
             return self._preflight(build)
@@ -82,43 +89,33 @@ class RknnExporter(Exporter):
         Raises:
             ExportError: The toolkit is missing or refuses the network, or modules are to be more precise.
         """
-        if network.precise:
-            raise ExportError(
-                f"rknn: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot give to "
-                "single modules; export with numbers=float16, or leave out --mixed"
-            )
+        self._demand_eight_bits(network)
+        # Of float16 the toolkit calibrates nothing.
+        pictures_NCHW = demand_pictures("rknn", calibration_NCHW) if self.calibrates else network.example_BCHW()
         if self._built is not None:
             self._built.close()
-        pictures_NCHW = network.example_BCHW(NUM_GUESSES) if calibration_NCHW is None else calibration_NCHW
         self._built = Build(network, pictures_NCHW, chip=self.chip, numbers=self.numbers, method=self.method)
         (folder / MODEL).write_bytes(self._built.model.read_bytes())
-        write_onnx(network, folder / "model.onnx")
+        (folder / SOURCE).write_bytes(self._built.source.read_bytes())
         height, width = network.image_size
         return Exported(
-            files=(MODEL, "model.onnx"),
+            files=(MODEL, SOURCE),
             input={
-                "name": "images",
+                "name": INPUT,
                 "layout": "NHWC",
                 "height": height,
                 "width": width,
                 "dtype": "uint8",
                 "scale": 1 / 255,
                 "zero_point": 0,
-                "fill": 114,
+                "fill": FILL,
             },
-            tensors=tuple(
-                {
-                    "name": name,
-                    "layout": "NCHW",
-                    "shape": list(shape),
-                    "dtype": "float32",
-                    "scale": None,
-                    "zero_point": 0,
-                }
-                for name, shape in zip(network.map_names, self._built.shapes, strict=True)
-            ),
+            tensors=described_outputs(network),
             preflight=self._preflight(self._built),
-            notes=("The runtime is to give outputs in real numbers (want_float = 1), and takes pixels from 0 to 255.",),
+            notes=(
+                self._built.note,
+                "The runtime is to give outputs in real numbers (want_float = 1), and takes pixels from 0 to 255.",
+            ),
         )
 
     def runners(self, exported: Exported, folder: Path) -> Mapping[str, Runner]:  # noqa: ARG002 - the simulator has what was built
@@ -137,10 +134,17 @@ class RknnExporter(Exporter):
 
         return {"simulator": run}
 
+    def _demand_eight_bits(self, network: Network) -> None:
+        if network.precise and self.numbers == "int8":
+            raise ExportError(
+                f"rknn: {', '.join(network.precise)} should have more than 8 bits, which this exporter cannot give to "
+                "single modules; export with --set numbers=float16, or leave out --mixed"
+            )
+
     def _preflight(self, build: Build) -> Preflight:
         return Preflight(
             target=self.chip,
-            source="rknn-toolkit2: the compiler's table of layers; cycles are its estimate",
+            source=f"rknn-toolkit2 {build.version}: the compiler's table of layers; cycles are its estimate",
             verdicts=verdicts_of(build.log),
             figures=figures_of(build.log, build.model),
         )

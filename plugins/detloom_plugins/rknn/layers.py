@@ -1,7 +1,7 @@
 """What the compiler's log says of each layer.
 
 A row of its table: number, operator, type, where it runs, shapes, cycles, traffic, and the ONNX node it came from, as
-``Conv:/backbone/stem.0/conv/Conv``. The legacy exporter of torch names nodes after modules.
+``Conv:backbone.stem.0.conv/Conv``. Our ONNX files call nodes after modules.
 """
 
 import re
@@ -52,14 +52,5 @@ def figures_of(log: str, model: Path) -> Mapping[str, float]:
 
 
 def module_of(node: str) -> str:
-    """Return the module that an ONNX node came from: ``backbone.stem.0.conv`` for that of the module's example.
-
-    Of a container's entry the name holds the container twice, as in ``/stem/stem.0/Conv``.
-    """
-    parts: list[str] = []
-    for part in (node.partition(":")[2] or node).strip("/").split("/")[:-1]:
-        if parts and part.startswith(f"{parts[-1]}."):
-            parts[-1] = part
-        else:
-            parts.append(part)
-    return ".".join(parts)
+    """Return the module that a layer's node came from: ``backbone.stem.0.conv`` for that of this file's example."""
+    return (node.partition(":")[2] or node).rpartition("/")[0]

@@ -3,12 +3,10 @@
 Shape letters: N pictures to calibrate on, B images, H and W rows and columns, h and w of a map.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,14 +15,15 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from detloom.errors import ExportError, reason
 from detloom.export.network import Network
+from detloom_plugins.extras import missing_packages
+from detloom_plugins.onnx_file import PACKAGES, write_checked
 
-__all__ = ["PYTHON_VARIABLE", "Build", "missing_toolkit", "write_onnx"]
+__all__ = ["PYTHON_VARIABLE", "Build", "missing_toolkit"]
 
 PYTHON_VARIABLE = "DETLOOM_RKNN_PYTHON"
 # What the toolkit's reader of ONNX takes at best.
@@ -34,16 +33,19 @@ TAIL = 12
 
 def missing_toolkit() -> str | None:
     """Return one line that says what to install, or None."""
-    if importlib.util.find_spec("onnx") is None:
-        return "rknn: the package onnx is missing; `pip install 'detloom[onnx]'` installs it"
+    if line := missing_packages("the exporter 'rknn'", PACKAGES, "onnx"):
+        return line
     python = os.environ.get(PYTHON_VARIABLE, "")
     if not python:
         return (
-            f"rknn: set {PYTHON_VARIABLE} to the python of an environment with rknn-toolkit2 "
+            f"the exporter 'rknn' needs {PYTHON_VARIABLE}, the python of an environment with rknn-toolkit2 "
             "(docs/deployment.md says how to make one)"
         )
     if not _imports(python):
-        return f"rknn: {PYTHON_VARIABLE}={python} cannot import rknn.api; install rknn-toolkit2 there"
+        return (
+            f"the exporter 'rknn' needs rknn-toolkit2, and {PYTHON_VARIABLE}={python} cannot import rknn.api; install "
+            "it there (docs/deployment.md says how)"
+        )
     return None
 
 
@@ -54,22 +56,6 @@ def _imports(python: str) -> bool:
     except OSError:
         return False
     return done.returncode == 0
-
-
-def write_onnx(network: Network, path: Path) -> None:
-    """Write the network with its maps as outputs, by torch's older exporter, which names nodes after modules."""
-    with warnings.catch_warnings():
-        # That it is the older one is on purpose.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.module,
-            (network.example_BCHW(),),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=network.map_names,
-        )
 
 
 class Build:
@@ -84,11 +70,13 @@ class Build:
 
     Attributes:
         model: The compiled file; it goes when this is closed.
+        source: The ONNX file that it was compiled from; it goes, too.
+        note: How far that one is from torch, as a sentence.
+        version: Of the toolkit.
         log: What the toolkit printed.
-        shapes: Of the maps, with a batch of one.
 
     Raises:
-        ExportError: The toolkit is missing, or refuses the network.
+        ExportError: The toolkit is missing, or refuses the network, or ONNX cannot express it.
     """
 
     def __init__(self, network: Network, pictures_NCHW: Tensor, *, chip: str, numbers: str, method: str) -> None:
@@ -96,10 +84,9 @@ class Build:
             raise ExportError(complaint)
         self._folder = tempfile.TemporaryDirectory(prefix="detloom-rknn-")
         self._place = Path(self._folder.name)
-        self.model = self._place / "model.rknn"
-        with torch.inference_mode():
-            self.shapes = tuple(tuple(each.shape) for each in network.module(network.example_BCHW()))
-        write_onnx(network, self._place / "model.onnx")
+        self.model, self.source = self._place / "model.rknn", self._place / "model.onnx"
+        self.note = write_checked(network, self.source, numbers="float32", opset=OPSET, dynamic_batch=False)
+        self._num_maps = len(network.map_names)
         self._write_pictures(pictures_NCHW)
         with (self._place / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the user names, and a script of ours
@@ -113,7 +100,7 @@ class Build:
                 env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")},
             )
         job = {
-            "model": "model.onnx",
+            "model": self.source.name,
             "chip": chip,
             "numbers": numbers,
             "calibration": "calibration.txt",
@@ -121,7 +108,7 @@ class Build:
             "out": self.model.name,
         }
         try:
-            self._ask(json.dumps(job), f"cannot compile for {chip}")
+            self.version: str = self._ask(json.dumps(job), f"cannot compile for {chip}")["version"]
         except ExportError:
             self.close()
             raise
@@ -137,7 +124,7 @@ class Build:
         np.save(path, np.ascontiguousarray(pixels_BHW3))
         answer = self._ask(str(path), "the simulator failed")
         with np.load(answer["maps"]) as maps:
-            return [maps[f"arr_{index}"].astype(np.float32) for index in range(len(self.shapes))]
+            return [maps[f"arr_{index}"].astype(np.float32) for index in range(self._num_maps)]
 
     def close(self) -> None:
         """End the process, and remove what it wrote."""

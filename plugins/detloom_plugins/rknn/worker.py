@@ -5,6 +5,7 @@ The first line of standard input is a job as JSON; see ``main``. Each further li
 standard error.
 """
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -31,7 +32,8 @@ def main() -> None:
     _done("build", rknn.build(do_quantization=quantises, dataset=job["calibration"] if quantises else None))
     _done("export_rknn", rknn.export_rknn(job["out"]))
     _done("init_runtime", rknn.init_runtime())
-    print(json.dumps({"built": job["out"]}), file=answers, flush=True)
+    version = importlib.metadata.version("rknn-toolkit2")
+    print(json.dumps({"built": job["out"], "version": version}), file=answers, flush=True)
     for line in sys.stdin:
         pictures_BHW3 = np.load(line.strip())
         maps = [rknn.inference(inputs=[each[None]], data_format=["nhwc"]) for each in pictures_BHW3]

@@ -69,6 +69,7 @@ def test_check_with_a_module_that_is_refused_exits_with_2() -> None:
             ("demo", "--target", "trial", "--image-size", "64x"),
             "'64x' is no size; give a side, as 320, or HEIGHTxWIDTH",
         ),
+        (("demo", "--target", "trial", "--check", "--mixed", "2"), "cannot tell the 2 layers that suffer most; name"),
         (("demo", "--target", "trial"), "this is a recipe, and an artifact with trained weights is needed"),
     ],
 )

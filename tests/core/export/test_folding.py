@@ -76,6 +76,8 @@ def test_module_stands_for_all_layers_in_it_once() -> None:
     ("name", "message"),
     [
         ("steem", r"--mixed steem: the deployed network has no module of that name\. Did you mean 'stem'"),
+        ("steem", r"\n  its parts are: stem, body, pool, deep, enlarge, odd, fine_heads, coarse_heads$"),
+        ("stem.7.conv", r"\n  in stem there are: 0, 1, 2, 3$"),
         ("pool", "--mixed pool: there is no convolution and no linear layer in this module"),
     ],
 )

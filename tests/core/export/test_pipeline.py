@@ -55,10 +55,22 @@ def test_folder_lies_beside_the_artifact_and_holds_what_a_device_and_a_host_need
 
     assert folder == room / "best-trial-board"
     names = {path.name for path in folder.iterdir()}
-    assert {"weights.bin", "weights.host.json", "weights_decoder.py", "report.json", "report.md"} <= names
+    assert {
+        "weights.bin",
+        "best-trial-board.host.json",
+        "best_trial_board_decoder.py",
+        "report.json",
+        "report.md",
+    } <= names
     assert {each.name for each in report.files} == names - {"report.json", "report.md"}
     assert report.files[0].name == "weights.bin"
-    assert json.loads((folder / "weights.host.json").read_text())["names"] == ["coin", "die", "key", "leaf", "mug"]
+    assert json.loads((folder / "best-trial-board.host.json").read_text())["names"] == [
+        "coin",
+        "die",
+        "key",
+        "leaf",
+        "mug",
+    ]
 
 
 def test_chain_goes_from_the_trained_form_to_the_chips_arithmetic(done: tuple[Path, Report]) -> None:
@@ -149,6 +161,7 @@ def test_too_much_lost_keeps_the_report_and_not_the_model(room: Path, tmp_path: 
         ({"settings": {"fault": "half a file"}}, "the compiler does not take this"),
         ({"settings": {"fault": "shapes"}}, r"the exporter 'trial' returned 'stride8' of shape \[1, 1, 1, 1\]"),
         ({"passes": ("fuse-bm",)}, r"--pass: .* Did you mean 'fuse-bn'"),
+        ({"mixed": ("backbone.stm",)}, r"--mixed backbone\.stm: .* Did you mean 'backbone.stem'"),
         ({"image_size": 65}, "--image-size: image_size is 65 x 65, but this detector needs multiples"),
     ],
 )
@@ -159,6 +172,21 @@ def test_nothing_is_left_where_something_fails(
         run(room, tmp_path / "export", validate=False, **settings)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_fail_comes_before_the_long_measuring(room: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    with pytest.raises(ExportError, match="the compiler does not take this"):
+        run(room, tmp_path / "export", target="broken-board", said=said.append)
+
+    assert not [each for each in said if "measuring" in each]
+
+
+def test_pass_that_was_asked_for_and_changes_nothing_is_told(room: Path, tmp_path: Path) -> None:
+    _, report = run(room, tmp_path / "export", passes=("square", "equalise"), validate=False)
+
+    assert [each for each in report.notes if "pass" in each] == ["The pass 'square' found nothing to change."]
 
 
 def test_without_data_it_is_said_what_data_is_needed_for(room: Path, tmp_path: Path) -> None:
@@ -203,4 +231,16 @@ def test_preflight_of_a_recipe_needs_no_weights_and_no_data() -> None:
     found = preflight("yolov7-tiny", target="trial-board", image_size=64, settings={"refuse": "backbone.stem.1.conv"})
 
     assert [each.module for each in found.at(Placement.REFUSED)] == ["backbone.stem.1.conv"]
+
+
+def test_preflight_is_of_the_network_with_its_precise_modules() -> None:
+    with pytest.raises(ExportError, match=r"--mixed backbone\.stm: .* Did you mean 'backbone.stem'"):
+        preflight("demo", target="trial", image_size=64, mixed=("backbone.stm",))
+
+    found = preflight("demo", target="trial", image_size=64, mixed=("backbone.stem",))
+
+    assert [each.module for each in found.verdicts if each.operator == "CONV_FLOAT"] == [
+        "backbone.stem.0.conv",
+        "backbone.stem.1.conv",
+    ]
     assert len(found.verdicts) == 58

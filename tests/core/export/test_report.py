@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detloom.export.fidelity import Fidelity
-from detloom.export.markdown import markdown
+from detloom.export.markdown import markdown, sqnr_text, where_text
 from detloom.export.network import Placement, Preflight, Verdict
 from detloom.export.pictures import Pictures
 from detloom.export.report import FileFact, Report, facts, machine, versions
@@ -140,6 +140,27 @@ def test_modules_that_leave_the_npu_for_one_reason_share_a_line() -> None:
     assert line in text
     assert "| `sram_kib` | 1,234.5 |\n| `cycles` | 15,000,000 |" in text
     assert "By a compiler. 2 operators: 0 on the NPU, 2 on the CPU." in text
+
+
+@pytest.mark.parametrize(
+    ("placements", "text"),
+    [
+        ((), "no operator is refused"),
+        ((Placement.REFUSED,), "1 operator: 1 refused"),
+        ((Placement.CPU, Placement.REFUSED), "2 operators: 0 on the NPU, 1 on the CPU, 1 refused"),
+    ],
+)
+def test_format_that_is_no_chip_speaks_of_what_it_refuses_alone(placements: tuple[Placement, ...], text: str) -> None:
+    verdicts = tuple(Verdict("stem", "CONV", each) for each in placements)
+
+    assert where_text(Preflight("format", "a table", verdicts)) == text
+
+
+@pytest.mark.parametrize(
+    ("decibels", "text"), [(math.inf, "exact"), (-math.inf, "-inf dB"), (math.nan, "nan dB"), (20.04, "20.0 dB")]
+)
+def test_no_noise_alone_is_exact(decibels: float, text: str) -> None:
+    assert sqnr_text(decibels) == text
 
 
 def test_versions_are_those_of_what_is_installed() -> None:

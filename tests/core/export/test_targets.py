@@ -70,7 +70,7 @@ def test_settings_go_over_those_of_the_device(shop_of: Callable[..., Workshop]) 
 
 
 def test_wrong_setting_is_told_with_the_target(shop_of: Callable[..., Workshop]) -> None:
-    with pytest.raises(RecipeError, match=r"--target board-1, mine: .*'bit'.* Did you mean 'bits'\?"):
+    with pytest.raises(RecipeError, match=r"--target board-1, the exporter 'mine': .*'bit'.* Did you mean 'bits'\?"):
         choose_target("board-1", {"bit": 4}, shop=shop_of({"name": "mine"}))
 
 

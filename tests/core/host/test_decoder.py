@@ -1,6 +1,7 @@
 """The numpy decoder against torch: heads, suppression, prediction, and bounds of what quantisation costs."""
 
 import ast
+import contextlib
 import inspect
 import json
 import subprocess
@@ -457,6 +458,26 @@ def test_the_program_prints_a_line_for_each_box(tmp_path: Path) -> None:
     np.testing.assert_allclose([row["box"] for row in rows], boxes_N4, atol=5e-4)
     np.testing.assert_allclose([row["score"] for row in rows], scores_N, atol=5e-6)
     assert [row["class"] for row in rows] == [f"class {label}" for label in labels_N]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("absent.json", "outputs.npz"), "No such file or directory: 'absent.json'"),
+        (("net.host.json", "absent.npz"), "No such file or directory: 'absent.npz'"),
+        (("net.host.json", "outputs.npz"), "outputs are missing: "),
+    ],
+)
+def test_the_program_says_in_a_line_what_it_cannot_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: tuple[str, str], said: str
+) -> None:
+    (tmp_path / "net.host.json").write_text(json.dumps(description(head("anchor").decode_spec())))
+    np.savez(tmp_path / "outputs.npz", other=np.zeros(3))
+
+    with pytest.raises(SystemExit, match="2"), contextlib.chdir(tmp_path):
+        decoder_module.main(files)
+
+    assert said in capsys.readouterr().err
 
 
 def _with_score(spec: Any, score: float) -> Decoder:

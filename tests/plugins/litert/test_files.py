@@ -1,5 +1,6 @@
 """The files of the exporter litert."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from detloom.assembly import assemble
 from detloom.errors import ExportError, RecipeError
 from detloom.export.network import Network, Placement, RawMaps
-from detloom_plugins.litert import Converted, LitertExporter, convert_to_float, convert_to_int8, exporter, graph_of
+from detloom_plugins.litert import Converted, LitertExporter, convert_to_float, convert_to_int8, graph_of
 
 schema = pytest.importorskip(
     "ai_edge_litert.schema_py_generated", reason="LiteRT is an extra: pip install 'detloom[litert]'"
@@ -214,9 +215,11 @@ def test_percentile_out_of_range_is_refused(percentile: float) -> None:
 
 
 def test_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "find_spec", lambda name: None if name == "ai_edge_litert" else object())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else find(name))
 
-    assert LitertExporter.missing() == "litert needs ai-edge-litert: pip install 'detloom[litert]'"
+    said = "the exporter 'litert' needs ai-edge-litert, which this Python lacks: pip install 'detloom[litert]'"
+    assert LitertExporter.missing() == said
 
 
 def test_nothing_is_missing_here() -> None:

@@ -4,6 +4,7 @@ Reference: Real et al., Regularized evolution for image classifier architecture 
 algorithm 1; Deb et al., NSGA-II (2002), section III, for several objectives and for ``nsga2``.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -35,23 +36,25 @@ class EvolutionSearch(SearchStrategy):
     Args:
         space: Of any choices.
         algorithm: One of the two.
-        population: Trials of the population; as many are drawn at random first.
-        sample: Of ``aging``: trials of which the best has the child.
+        population: Trials of the population; as many are drawn at random first. 0: twice the root of the trials that
+            the search may have, 10 for 24.
+        sample: Of ``aging``: trials drawn from the population, of which the best has the child; one may be drawn
+            twice. 0: as many as the population has, so that the best of it is the parent in two of three cases.
     """
 
     def __init__(
-        self, space: SearchSpace, *, algorithm: Algorithm = "aging", population: int = 10, sample: int = 10
+        self, space: SearchSpace, *, algorithm: Algorithm = "aging", population: int = 0, sample: int = 0
     ) -> None:
         super().__init__(space)
         if algorithm not in get_args(Algorithm):
             raise RecipeError(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {algorithm!r}")
-        if population < 2:
-            raise RecipeError(f"population must be at least 2, got {population}")
-        if sample < 1:
-            raise RecipeError(f"sample must be at least 1, got {sample}")
+        if population < 0 or population == 1:
+            raise RecipeError(f"population must be at least 2, or 0 for one that suits the trials, got {population}")
+        if sample < 0:
+            raise RecipeError(f"sample must be at least 1, or 0 for that of the population, got {sample}")
         self.algorithm = algorithm
-        self.population = population
-        self.sample = sample
+        self.population = population or max(2, round(2 * math.sqrt(space.trials)))
+        self.sample = sample or self.population
 
     def objection(self) -> str | None:
         """Return what is not installed, or None."""

@@ -82,7 +82,6 @@ SETTINGS: Mapping[tuple[str, str], list[dict[str, Any]]] = {
         {"widths": (8, 16, 16), "pyramid": True},
         {"widths": (8, 16, 16), "auxiliary": (8, 0, 8), "block": "repconv", "enlarge": "transposed", "lateral": True},
     ],
-    ("search", "evolution"): [{}, {"algorithm": "nsga2"}],
 }
 
 

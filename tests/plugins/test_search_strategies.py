@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
@@ -163,14 +162,7 @@ def test_random_search_draws_what_is_left_evenly() -> None:
     assert all(abs(number - 300) < 57 for number in drawn.values())
 
 
-@pytest.mark.parametrize("settings", [{}, {"algorithm": "nsga2"}])
-def test_evolution_finds_every_point_once_and_ends(settings: dict[str, Any]) -> None:
-    trials = searched(EvolutionSearch(space(3, 4), population=4, **settings), lambda point: (float(sum(point)),))
-
-    assert len(trials) == len({trial.point for trial in trials}) == 12
-
-
-@pytest.mark.parametrize("build", [RandomSearch, ReinforceSearch])
+@pytest.mark.parametrize("build", [EvolutionSearch, RandomSearch, ReinforceSearch])
 def test_every_point_is_found_once_and_then_the_search_ends(build: Callable[[SearchSpace], SearchStrategy]) -> None:
     trials = searched(build(space(3, 4)), lambda point: (float(sum(point)),))
 
@@ -239,9 +231,10 @@ def test_gradient_of_the_controller_is_that_of_autograd() -> None:
     place_KO = torch.tensor([[0, 1, 0], [1, 0, 0]])
     log_KO = logit_KO.log_softmax(dim=1)
 
-    torch.autograd.backward(0.7 * (place_KO * log_KO).sum() - 0.3 * (log_KO.exp() * log_KO).sum())
+    aim = 0.7 * (place_KO * log_KO).sum() - 0.3 * (log_KO.exp() * log_KO).sum()
+    (expected_KO,) = torch.autograd.grad(aim, logit_KO)
 
-    torch.testing.assert_close(strategy.gradient(logit_KO.detach(), place_KO, 0.7), logit_KO.grad)
+    torch.testing.assert_close(strategy.gradient(logit_KO.detach(), place_KO, 0.7), expected_KO)
 
 
 def test_keys_with_fewer_options_have_none_that_are_not_there() -> None:
@@ -276,10 +269,6 @@ def test_reward_below_0_falls_with_the_cost_too() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (
-            lambda: EvolutionSearch(space(2), algorithm="nsga3"),  # type: ignore[arg-type] # what is refused
-            "algorithm must be one of aging, nsga2, got 'nsga3'",
-        ),
         (
             lambda: EvolutionSearch(space(2), population=1),
             "population must be at least 2, or 0 for one that suits the trials, got 1",

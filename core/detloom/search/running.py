@@ -137,7 +137,7 @@ class Task:
     def _detector(self, point: Point) -> Detector:
         recipe = self.recipe(point)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.train.seed)
+            torch.manual_seed(recipe.train.seed + self.search.settings.seed)
             return assemble(without_initial_weights(recipe, workshop()), names=self.names)
 
     def item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:

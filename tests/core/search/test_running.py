@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from detloom.cli import cli
@@ -314,3 +315,15 @@ def test_strategy_of_the_page_searches(folder: Path, tmp_path: Path) -> None:
 
     # All of the first choice, then of the second beside the best of the first.
     assert [trial.point for trial in trials] == [(0, 0), (1, 0), (0, 1), (0, 2)]
+
+
+def test_strategy_builds_the_same_weights_again_and_others_with_another_seed(folder: Path, tmp_path: Path) -> None:
+    built = [
+        changed(folder, ("trials = 4", f"trials = 4\nseed = {seed}")).ground(tmp_path).build((0, 0))
+        for seed in (0, 0, 1)
+    ]
+
+    first, again, other = (next(detector.parameters()) for detector in built)
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

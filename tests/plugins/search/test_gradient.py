@@ -46,14 +46,17 @@ def space(*objectives: Objective, **choices: tuple[Any, ...]) -> SearchSpace:
     return SearchSpace(made, objectives or (AP,), trials=10)
 
 
-def ground(searched: SearchSpace, folder: Path) -> Ground:
+def ground(searched: SearchSpace, folder: Path, *, seed: int = 0) -> Ground:
     def recipe(point: Point) -> Recipe:
         return load_recipe("yolov7-tiny-small-data", {**NARROW, **searched.overrides(point)})
 
     def build(point: Point) -> Detector:
-        return assemble(recipe(point), names=("square",))
+        # As the core does: whatever was seeded before, the same point has the same weights.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe(point).train.seed)
+            return assemble(recipe(point), names=("square",))
 
-    return Ground(recipe, build, str(folder / "data"), folder, 0)
+    return Ground(recipe, build, str(folder / "data"), folder / str(seed), seed)
 
 
 @pytest.fixture
@@ -183,3 +186,13 @@ def test_a_supernet_of_a_detector_is_trained_once_and_says_what_it_took(squares:
     chances = [chance for each in prepared["probabilities"].values() for chance in each]
     assert all(0 < abs(chance - 0.5) < 0.02 for chance in chances)
     assert strategy.prepare(made)["probabilities"] == prepared["probabilities"]
+
+
+@pytest.mark.slow
+def test_another_seed_of_the_search_learns_otherwise(squares: Path) -> None:
+    searched = space(backbone_activation=("relu", "silu"))
+    strategy = GradientSearch(searched, epochs=1, warm_up=0)
+
+    one, other = (strategy.prepare(ground(searched, squares, seed=seed))["probabilities"] for seed in (0, 1))
+
+    assert one != other

@@ -6,32 +6,38 @@ SEARCH is a file as `detloom search` takes it; its strategy is the one that `ran
 A point is trained once, whoever proposes it, as its training does not depend on who asks: FOLDER/points keeps what it
 is worth, and a killed benchmark goes on. With --all, each point of the space is trained, and the best that there is
 stands beside. Ends with the best AP and the hypervolume of each strategy, and with the mean difference to random search
-over the seeds, with its 95 % interval (Student's t over the paired seeds). What `gradient` trains before its first
-trial is said beside, as it comes on top.
+over the seeds, with its 95 % interval (Student's t over the paired seeds). As a point is always trained with one seed,
+the interval covers what strategies draw, not what another training of the same point would give.
+
+What a strategy trains before its first trial, as `gradient` does, is paid with trials: its seconds over the mean
+seconds of a training, rounded up, are taken from the end of its trials. So let nothing else run meanwhile.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import statistics
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
+from detloom.errors import RecipeError
 from detloom.search.directory import SearchDirectory
 from detloom.search.front import hypervolume
 from detloom.search.running import Task
 from detloom.search.settings import Search, load_search
 from detloom.search.space import State, Trial, known
 from detloom.study.executor import LocalExecutor, Outcome, WorkItem
+from detloom.study.results import read_result
 
 MEASURED = "measured-last.json"
-# Of Student's distribution, two-sided 95 %, by degrees of freedom.
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+CONFIDENCE = 0.95
 
 
 class Remembering:
@@ -58,23 +64,46 @@ class Remembering:
             yield Outcome(item)
 
     def _place(self, item: WorkItem) -> Path:
-        text = json.dumps(item.task["recipe"]["tables"], sort_keys=True)
+        told = [item.task["recipe"]["tables"], str(Path(item.task["data"]).resolve()), item.task["plugins"]]
+        text = json.dumps(told, sort_keys=True)
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _is_new(self, item: WorkItem) -> bool:
         return not (self._place(item) / MEASURED).exists()
 
+    def seconds(self) -> float:
+        """Return what a training took in the mean, or infinity where none was finished."""
+        taken = [read_result(run, 0).seconds for run in self.folder.iterdir() if (run / MEASURED).exists()]
+        return statistics.mean(each or 0.0 for each in taken) if taken else math.inf
 
-def searched(search: Search, out: Path, executor: Remembering) -> tuple[Task, list[Trial], float]:
-    """Return the trials of a search, and the seconds that its strategy took."""
+
+def searched(search: Search, out: Path, executor: Remembering) -> tuple[list[Trial], int]:
+    """Return the trials that a search can pay for, and how many more its preparation has cost.
+
+    Raises:
+        RecipeError: The strategy cannot search the space.
+    """
     task, directory = Task(search), SearchDirectory(out)
     directory.open(task.content())
-    start = time.perf_counter()
     try:
         trials = task.run(directory, view=lambda *_: None, executor=executor)
+        spent = (directory.prepared() or {}).get("seconds", 0.0)
     finally:
         directory.close()
-    return task, trials, time.perf_counter() - start
+    cost = math.ceil(spent / executor.seconds())
+    return within(trials, search.space.trials - cost), cost
+
+
+def within(trials: Sequence[Trial], budget: int) -> list[Trial]:
+    """Return the first trials, of which so many may count."""
+    counted = 0
+    kept = []
+    for trial in trials:
+        counted += trial.counts
+        if counted > budget:
+            break
+        kept.append(trial)
+    return kept
 
 
 def train_all(search: Search, out: Path, executor: Remembering) -> list[tuple[float, ...]]:
@@ -110,14 +139,17 @@ def main() -> None:
     executor = Remembering(options.out / "points", options.jobs)
     whole = train_all(search, options.out / "all", executor) if options.is_whole else []
     values: dict[tuple[str, int], list[tuple[float, ...]]] = {}
-    seconds: dict[str, list[float]] = {}
-    for seed in range(options.seeds):
-        for name in ("random", *options.strategies):
+    for name in ("random", *options.strategies):
+        for seed in range(options.seeds):
             seeded = replace(search, settings=search.settings.model_copy(update={"seed": seed}), strategy={"use": name})
-            _, trials, taken = searched(seeded, options.out / f"{name}-{seed}", executor)
+            try:
+                trials, cost = searched(seeded, options.out / f"{name}-{seed}", executor)
+            except RecipeError as error:
+                print(f"{name} is left out: {error}", flush=True)
+                break
             values[name, seed] = [trial.values for trial in known(trials)]
-            seconds.setdefault(name, []).append(taken)
-            print(f"{name}, seed {seed}: {len(values[name, seed])} points, {taken:.0f} s", flush=True)
+            before = f", of which learning first took the place of {cost}" if cost else ""
+            print(f"{name}, seed {seed}: {len(values[name, seed])} points{before}", flush=True)
     _print_table(search, values, whole, options.seeds)
 
 
@@ -136,7 +168,7 @@ def _print_table(
         for place, each in enumerate(objectives)
     ]
     figures: dict[str, Any] = {
-        f"best {objectives[0].name}": lambda found: max(value[0] for value in found),
+        f"best {objectives[0].name}": lambda found: max((value[0] for value in found), default=0.0),
         "hypervolume": lambda found: hypervolume(found, reference, objectives),
     }
     print(f"\n{search.space.size} points, {search.space.trials} trials, {seeds} seeds\n")
@@ -160,7 +192,8 @@ def _difference(mine: Sequence[float], theirs: Sequence[float]) -> str:
     mean = statistics.mean(differences)
     if len(differences) < 2:
         return f"{mean:+.4f}"
-    reach = T_95.get(len(differences) - 1, 2.0) * statistics.stdev(differences) / len(differences) ** 0.5
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+    reach = quantile * statistics.stdev(differences) / len(differences) ** 0.5
     return f"{mean:+.4f} [{mean - reach:+.4f}, {mean + reach:+.4f}]"
 
 

@@ -18,7 +18,7 @@ from detloom.catalogue import bundled_rows
 from detloom.foreign import ForeignCheckpoint, ForeignModule
 from detloom.kinds import Kind
 from detloom.recipe import Recipe, load_recipe
-from detloom.testing import CHECKS, Check, checks_of, parametrize_with_checks
+from detloom.testing import CHECKS, Check, checks_of, parametrize_with_checks, searches
 from detloom.workshop import workshop
 from detloom_plugins.anchor_head import ImplicitConv
 from detloom_plugins.anchor_ratio import AnchorRatioAssigner
@@ -185,6 +185,9 @@ EXAMPLES: Mapping[tuple[str, str], Callable[[], Any]] = {
     ("reparam", "space-to-depth-conv"): lambda: nn.Sequential(SpaceToDepth(), ConvBlock(12, 4, 3)),
     ("reparam", "spp-cascade"): lambda: nn.Sequential(nn.Conv2d(3, 2, 1), Maths(pyramid)),
     ("reparam", "square"): lambda: nn.Sequential(nn.Conv2d(3, 2, 1), Maths(lambda x_BCHW: x_BCHW**2)),
+    ("search", "gradient"): lambda: {
+        "probabilities": {choice.key: [1 / len(choice.options)] * len(choice.options) for choice in searches.CHOICES}
+    },
 }
 
 

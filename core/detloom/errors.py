@@ -71,8 +71,10 @@ class ExportError(DetloomError):
 
 
 def plural(noun: str) -> str:
-    """Return ``"heads"``; a noun that ends in ``s``, as ``"anchors"`` does, is one already."""
-    return noun if noun.endswith("s") else f"{noun}s"
+    """Return ``"heads"`` or ``"searches"``; a noun that ends in ``s``, as ``"anchors"`` does, is one already."""
+    if noun.endswith("s"):
+        return noun
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import torch
 from detloom.assembly import assemble, check
 from detloom.building import without_initial_weights
 from detloom.detector import Detector
-from detloom.errors import RecipeError, suggest
+from detloom.errors import ExportError, RecipeError, suggest
 from detloom.export.fidelity import median_ms
 from detloom.export.folding import canvas_of, deploy, network_of
 from detloom.export.targets import choose_target
@@ -47,7 +47,11 @@ class Figures:
         # Counting tells at once that a point is impossible, so it always comes first.
         self.wanted = tuple(dict.fromkeys((*COUNTED[:2], *sorted((*self._limits, *asked), key=self._expense))))
         if self._target is not None:
-            choose_target(self._target, {})
+            try:
+                choose_target(self._target, {})
+            except ExportError as error:
+                text = str(error).replace("--target", "target =")
+                raise ExportError(f"{search.name}.toml: {text}") from error
 
     def of(self, recipe: Recipe) -> tuple[dict[str, float], str]:
         """Return a recipe's figures, and why it is refused, or nothing.

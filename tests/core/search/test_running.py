@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from detloom.cli import cli
-from detloom.errors import ArtifactError, PluginError, RecipeError
+from detloom.errors import ArtifactError, ExportError, PluginError, RecipeError
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.search.directory import SearchDirectory
@@ -234,6 +234,11 @@ def test_figures_of_a_chip_hold_points_down(folder: Path, tmp_path: Path) -> Non
 
     assert {trial.state for trial in trials} == {State.REFUSED}
     assert trials[0].figures["sram_kib"] > 1
+
+
+def test_target_that_is_none_is_told(folder: Path) -> None:
+    with pytest.raises(ExportError, match=r"changed\.toml: target = ethos-u99: no exporter and no device"):
+        changed(folder, ("trials = 4", 'trials = 4\ntarget = "ethos-u99"'))
 
 
 @pytest.mark.parametrize("score", ["synflow", "naswot"])

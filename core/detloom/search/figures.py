@@ -50,7 +50,7 @@ class Figures:
             try:
                 choose_target(self._target, {})
             except ExportError as error:
-                text = str(error).replace("--target", "target =")
+                text = str(error).replace(f"--target {self._target}", f"target = {self._target}")
                 raise ExportError(f"{search.name}.toml: {text}") from error
 
     def of(self, recipe: Recipe) -> tuple[dict[str, float], str]:

@@ -141,7 +141,11 @@ def main() -> None:
     values: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     for name in ("random", *options.strategies):
         for seed in range(options.seeds):
-            seeded = replace(search, settings=search.settings.model_copy(update={"seed": seed}), strategy={"use": name})
+            seeded = replace(
+                search,
+                settings=search.settings.model_copy(update={"seed": seed}),
+                strategy=search.strategy if name == search.strategy["use"] else {"use": name},
+            )
             try:
                 trials, cost = searched(seeded, options.out / f"{name}-{seed}", executor)
             except RecipeError as error:

@@ -17,6 +17,7 @@ from detloom.cli.options import (
 
 if TYPE_CHECKING:
     from detloom.search.running import Task
+    from detloom.search.space import Trial
 
 __all__ = ["command"]
 
@@ -64,8 +65,9 @@ def command(
     loaded = load_search(search, plugins=plugins)
     out = out or ROOT / loaded.name
     from detloom.search.directory import SearchDirectory
-    from detloom.search.reporting import as_data, statement, terminal_table, write_search
+    from detloom.search.reporting import as_data, write_search
     from detloom.search.running import Task
+    from detloom.search.space import State
     from detloom.study.executor import LocalExecutor, visible_devices
 
     task = Task(loaded)
@@ -85,14 +87,23 @@ def command(
         directory.close()
     if as_json:
         echo_json({**as_data(task, trials), "written": [str(path) for path in written]})
-        return
+    else:
+        _tell_found(task, trials, written, out)
+    if any(trial.state == State.FAILED for trial in trials):
+        click.echo("some trials failed; the same command tries them again", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _tell_found(task: "Task", trials: "list[Trial]", written: list[Path], out: Path) -> None:
     from rich.console import Console
+
+    from detloom.search.reporting import statement, terminal_table
 
     Console().print(terminal_table(task, trials))
     click.echo(statement(task, trials))
     click.echo(f"wrote {', '.join(str(path) for path in written)}")
     if (out / "best.toml") in written:
-        words = ("detloom", "train", str(out / "best.toml"), "--data", loaded.settings.data)
+        words = ("detloom", "train", str(out / "best.toml"), "--data", task.search.settings.data)
         click.echo(f"next: {shlex.join(words)}")
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from detloom.durable import remove_leftovers, write_text
+from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.engine.run import differences
 from detloom.errors import ArtifactError
 from detloom.search.space import State, Trial
@@ -66,7 +66,9 @@ class SearchDirectory:
         """
         file = self.path / SEARCH
         if not file.exists():
-            strays = [each.name for each in self.path.iterdir() if each.name != LOCK] if self.path.is_dir() else []
+            found = [each.name for each in self.path.iterdir()] if self.path.is_dir() else []
+            # A killed process may have left one half written.
+            strays = [name for name in found if name != LOCK and not name.endswith(UNFINISHED)]
             if strays:
                 raise ArtifactError(
                     f"{self.path}: this is no directory of a search: it holds {', '.join(sorted(strays)[:5])}\n"

@@ -20,10 +20,15 @@ from detloom.search.settings import AP, Search
 from detloom.search.zero_cost import SCORERS
 from detloom.workshop import workshop
 
-__all__ = ["COUNTED", "LATENCY", "Figures", "in_digits"]
+__all__ = ["COUNTED", "LATENCY", "Figures", "UnknownFigureError", "in_digits"]
 
 COUNTED = ("parameters", "gflops", "training_parameters", "training_gflops")
 LATENCY = "latency_ms"
+KNOWN = (*COUNTED, *SCORERS, LATENCY)
+
+
+class UnknownFigureError(RecipeError):
+    """What a search asks for is no figure of any point."""
 
 
 class Figures:
@@ -36,6 +41,7 @@ class Figures:
 
     Raises:
         ExportError: The target is none, or needs packages.
+        UnknownFigureError: There is no target, and a figure is none of the others.
     """
 
     def __init__(self, search: Search, names: Sequence[str], seed: int) -> None:
@@ -46,7 +52,11 @@ class Figures:
         asked = [each.name for each in search.space.objectives if each.name != AP]
         # Counting tells at once that a point is impossible, so it always comes first.
         self.wanted = tuple(dict.fromkeys((*COUNTED[:2], *sorted((*self._limits, *asked), key=self._expense))))
-        if self._target is not None:
+        if self._target is None:
+            for name in self.wanted:
+                if name not in KNOWN:
+                    raise _unknown(name)
+        else:
             try:
                 choose_target(self._target, {})
             except ExportError as error:
@@ -57,7 +67,8 @@ class Figures:
         """Return a recipe's figures, and why it is refused, or nothing.
 
         Raises:
-            RecipeError: The recipe is impossible, or a figure is not one of the target's.
+            RecipeError: The recipe is impossible.
+            UnknownFigureError: A figure is not one of the target's.
         """
         sources = _Sources(recipe, self._names, self._seed, self._target)
         found: dict[str, float] = {}
@@ -70,8 +81,7 @@ class Figures:
 
     @staticmethod
     def _expense(name: str) -> int:
-        order = (*COUNTED, *SCORERS, LATENCY)
-        return order.index(name) if name in order else len(order)
+        return KNOWN.index(name) if name in KNOWN else len(KNOWN)
 
 
 class _Sources:
@@ -90,16 +100,10 @@ class _Sources:
             return SCORERS[name](self._drawn())
         if name == LATENCY:
             return self._latency_ms()
-        known = (*COUNTED, *SCORERS, LATENCY)
-        if self._target is None:
-            raise RecipeError(
-                f"no figure is called '{name}'.{suggest(name, known)} Figures: {', '.join(known)}; the figures of a "
-                'chip need target = "NAME", as `detloom export --targets` lists them'
-            )
         if name not in self._of_target:
-            raise RecipeError(
+            raise UnknownFigureError(
                 f"the preflight for '{self._target}' has no figure '{name}'.{suggest(name, self._of_target)} "
-                f"Its figures: {', '.join(self._of_target) or 'none'}; others: {', '.join(known)}"
+                f"Its figures: {', '.join(self._of_target) or 'none'}; others: {', '.join(KNOWN)}"
             )
         return self._of_target[name]
 
@@ -131,6 +135,13 @@ class _Sources:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             return assemble(without_initial_weights(self._recipe, workshop()), names=self._names)
+
+
+def _unknown(name: str) -> UnknownFigureError:
+    return UnknownFigureError(
+        f"no figure is called '{name}'.{suggest(name, KNOWN)} Figures: {', '.join(KNOWN)}; the figures of a chip need "
+        'target = "NAME", as `detloom export --targets` lists them'
+    )
 
 
 def in_digits(number: float) -> str:

@@ -64,7 +64,8 @@ def as_markdown(task: Task, trials: Sequence[Trial]) -> str:
         for trial in shown:
             figures = " | ".join(_number(trial, name) for name in names)
             state = f"{trial.state}: {trial.reason.splitlines()[0]}" if trial.reason else str(trial.state)
-            lines.append(f"| {trial.number} | {label(task.search, trial.point)} | {figures} | {state} |")
+            cells = (str(trial.number), label(task.search, trial.point), figures, state)
+            lines.append(f"| {' | '.join(_in_cell(cell) if cell != figures else cell for cell in cells)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -162,6 +163,10 @@ def _reference(task: Task, trials: Sequence[Trial]) -> list[float]:
 def _figure_names(task: Task) -> list[str]:
     objectives = [each.name for each in task.search.space.objectives]
     return list(dict.fromkeys((*objectives, *task.figures.wanted)))
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _number(trial: Trial, name: str) -> str:

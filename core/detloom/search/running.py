@@ -18,7 +18,7 @@ from detloom.kinds import Kind
 from detloom.plugin_source import read_plugin_file
 from detloom.recipe import Recipe, load_recipe
 from detloom.search.directory import SearchDirectory
-from detloom.search.figures import Figures, in_digits
+from detloom.search.figures import Figures, UnknownFigureError, in_digits
 from detloom.search.ground import Ground
 from detloom.search.settings import AP, Search
 from detloom.search.space import Point, State, Trial
@@ -78,19 +78,24 @@ class Task:
         Raises:
             RecipeError: It is impossible.
         """
-        overrides = overrides_of(self.search.space.overrides(point))
-        return load_recipe(self.base, overrides if is_final else {**overrides, **self.search.proxy}, scale=not is_final)
+        chosen = overrides_of(self.search.space.overrides(point))
+        overrides = chosen if is_final else {**chosen, **overrides_of(self.search.proxy)}
+        # A component before its settings, in whatever order the file has them.
+        ordered = {key: overrides[key] for key in sorted(overrides, key=lambda key: key.count("."))}
+        return load_recipe(self.base, ordered, scale=not is_final)
 
     def content(self) -> dict[str, Any]:
         """Return the search with its recipe, and what its plugins' files hold, so that no change goes unseen."""
-        content = {**self.search.as_data(), "recipe_tables": self.base.tables, "names": self.names}
+        # What the recipe says counts, and not from where its file is seen.
+        content = {**self.search.as_data(), "recipe": self.base.tables, "names": self.names}
         files = [read_plugin_file(Path(path)) for path in self.base.plugins]
         return {**content, "plugins": {file.name: f"sha256 {file.digest}" for file in files}}
 
     def run(self, directory: SearchDirectory, *, view: View, executor: Executor) -> list[Trial]:
         """Do what is left to do of a search; its directory is open. Return all trials.
 
-        Trials that were cut off go on where they were. One that fails is told and kept, and the others go on.
+        Trials that were cut off go on where they were, and those that failed are tried again. One that fails is told
+        and kept, and the others go on.
 
         Args:
             directory: Where the trials lie.
@@ -103,7 +108,8 @@ class Task:
         """
         prepared = directory.prepared()
         if prepared is None:
-            prepared = json.loads(json.dumps(self.strategy.prepare(self.ground(directory.strategy))))
+            directory.strategy.mkdir(exist_ok=True)
+            prepared = self._plain(self.strategy.prepare(self.ground(directory.strategy)))
             directory.keep_prepared(prepared)
         progress = _Progress(self, directory, prepared, view)
         while wave := progress.next_wave():
@@ -122,9 +128,18 @@ class Task:
         return [self.measured(Trial(number, point, State.RUNNING)) for number, point in enumerate([*points][:count])]
 
     def measured(self, trial: Trial) -> Trial:
-        """Return a trial with its figures, refused where `check` or a constraint does."""
+        """Return a trial with its figures, refused where `check` or a constraint does.
+
+        The figures are those of the recipe that the point would win with.
+
+        Raises:
+            UnknownFigureError: What is asked for is no figure.
+        """
         try:
-            figures, refusal = self.figures.of(self.recipe(trial.point))
+            self.recipe(trial.point)
+            figures, refusal = self.figures.of(self.recipe(trial.point, is_final=True))
+        except UnknownFigureError:
+            raise
         except DetloomError as error:
             return replace(trial, state=State.REFUSED, reason=str(error))
         trial = replace(trial, figures=figures)
@@ -133,6 +148,16 @@ class Task:
     def ground(self, folder: Path) -> Ground:
         """Return what a strategy may build and train on."""
         return Ground(self.recipe, self._detector, self.search.settings.data, folder, self.search.settings.seed)
+
+    def _plain(self, prepared: Any) -> dict[str, Any]:
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps(prepared))
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                f"the strategy '{self.search.strategy['use']}' prepared what JSON cannot hold: {error}; return "
+                "numbers, texts, lists and mappings"
+            ) from error
+        return plain
 
     def _detector(self, point: Point) -> Detector:
         recipe = self.recipe(point)
@@ -171,10 +196,16 @@ class _Progress:
         self._prepared = prepared
         self._view = view
         self._space = task.search.space
-        self.trials = directory.trials()
+        self.trials = [
+            replace(trial, state=State.RUNNING, reason="") if trial.state == State.FAILED else trial
+            for trial in directory.trials()
+        ]
 
     def next_wave(self) -> list[Trial]:
         """Return the trials to train now: those that were cut off first; none where the search has ended."""
+        if self._running:
+            # Of a wave that was cut off: its points were proposed without the results of one another.
+            return self._running
         fruitless = next((n for n, trial in enumerate(reversed(self.trials)) if trial.counts), len(self.trials))
         while self._has_room and fruitless < FRUITLESS:
             trial = self._proposed()
@@ -182,8 +213,9 @@ class _Progress:
                 break
             fruitless = 0 if trial.counts else fruitless + 1
             self.trials.append(trial)
-            self._directory.keep_trials(self.trials)
             self._tell(trial)
+        # A whole wave at once: proposed again in part, it would know more.
+        self._directory.keep_trials(self.trials)
         if fruitless >= FRUITLESS:
             self._view(f"{FRUITLESS} proposals were refused or known, so the search ends", *self._counts)
         return self._running
@@ -228,9 +260,8 @@ class _Progress:
             raise PluginError(f"the strategy '{name}' proposed something that is no point: {complaint}")
         for before in self.trials:
             if before.point == point:
-                state = State.REPEATED if before.values else State.REFUSED
-                reason = "" if before.values else f"proposed before, as trial {before.number}, {before.state}"
-                return replace(before, number=number, state=state, reason=reason)
+                state = State.REFUSED if before.state in (State.REFUSED, State.FAILED) else State.REPEATED
+                return replace(before, number=number, state=state, reason=f"proposed before, as trial {before.number}")
         trial = self._task.measured(Trial(number, point, State.RUNNING))
         if trial.state == State.REFUSED or self._task.search.trains:
             return trial

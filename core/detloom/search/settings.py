@@ -45,6 +45,8 @@ SCORES = ("synflow", "naswot")
 """Zero-cost scores: what a network is worth, told without training it."""
 MAXIMISED = (AP, *SCORES)
 MOST_OPTIONS = 1000
+# What says how a point is measured.
+MEASURES = ("data.val", "dataset", "evaluator")
 
 
 class SearchSettings(BaseModel):
@@ -183,7 +185,7 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
         for key in flat(tables.get(name, {})):
             if key in tables.get("space", {}):
                 yield f"{where} [{name}]: '{key}' is chosen in [space]; keep it in one of the two"
-            elif key != SEED and (text := key_complaint(key, f"{where} [{name}]")):
+            elif key not in (SEED, "data.holdout") and (text := key_complaint(key, f"{where} [{name}]")):
                 yield text
     yield from _constraint_complaints(tables.get("constraints", {}), f"{where} [constraints]")
     strategy = tables.get("search", {USE: "evolution"})
@@ -200,13 +202,15 @@ def _constraint_complaints(constraints: Mapping[str, Any], where: str) -> Iterat
 
 
 def _choice_complaints(key: str, options: Any, where: str) -> Iterator[str]:
-    if key in SearchSettings.model_fields:
-        yield f"{where}: '{key}' stands below [space], so TOML takes it for a choice; move the line above the tables"
-    elif isinstance(options, Mapping) and "low" not in options and "high" not in options:
+    if isinstance(options, Mapping) and "low" not in options and "high" not in options:
         yield (
             f"{where}: '{key}' is a table; TOML reads a dotted key so unless it is quoted: "
             f'"{key}.{next(iter(options), "setting")}" = [...]'
         )
+    elif key in SearchSettings.model_fields:
+        yield f"{where}: '{key}' stands below [space], so TOML takes it for a choice; move the line above the tables"
+    elif key in MEASURES or key.partition(".")[0] in MEASURES:
+        yield f"{where}: '{key}' is no choice: all points are measured alike; set it in [overrides]"
     elif key == SEED:
         yield f"{where}: '{key}' is no choice: all points are trained with the same seed, that of [overrides]"
     elif text := key_complaint(key, where):
@@ -227,12 +231,16 @@ def _range_complaints(table: Mapping[str, Any]) -> Iterator[str]:
     numbers = [table.get(name) for name in ("low", "high")]
     if unknown:
         yield f"has '{unknown[0]}'; a range has low, high and either step or count, and log = true for equal ratios"
-    elif not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+    elif not all(
+        isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < math.inf for each in numbers
+    ):
         yield f"needs numbers as low and high, got {dict(table)!r}"
     elif not table["low"] < table["high"]:
         yield f"must have its low below its high, got {dict(table)!r}"
     elif ("step" in table) == ("count" in table):
         yield f"must have either step or count, got {dict(table)!r}"
+    elif not isinstance(table.get("log", False), bool):
+        yield f"must have true or false as log, got {dict(table)!r}"
     elif table.get("log") and ("step" in table or table["low"] <= 0):
         yield f"has log = true, which goes with count and a low above 0, got {dict(table)!r}"
     elif "step" in table and not 0 < table["step"] <= table["high"] - table["low"]:

@@ -61,6 +61,9 @@ def naswot(detector: Detector) -> float:
 
     A pattern is which inputs of the activations are above 0. Mellor et al., Neural architecture search without training
     (2021), arXiv:2006.04647, equations 1 and 2; here for all activations, not rectified ones alone.
+
+    Raises:
+        RecipeError: The network has no activations, or they are alike for all pictures.
     """
     side = _side(detector)
     images_BCHW = torch.randn(BATCH, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -78,7 +81,12 @@ def naswot(detector: Detector) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    return float(torch.linalg.slogdet(alike_BB).logabsdet)
+    score = float(torch.linalg.slogdet(alike_BB).logabsdet)
+    if not math.isfinite(score):
+        raise RecipeError(
+            f"naswot is {score} for this network: its activations do not tell pictures apart; use 'synflow'"
+        )
+    return score
 
 
 SCORERS: Mapping[str, Callable[[Detector], float]] = {"synflow": synflow, "naswot": naswot}
@@ -89,7 +97,8 @@ def _side(detector: Detector) -> int:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    return type(module).__module__ == nn.ReLU.__module__
+    is_one = type(module).__module__ in (nn.ReLU.__module__, "timm.layers.activations")
+    return is_one and not isinstance(module, nn.MultiheadAttention)
 
 
 def _unchanged(input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
@@ -99,7 +108,7 @@ def _unchanged(input: Tensor) -> Tensor:  # noqa: A002 - the name that torch giv
 def _without_norms(module: nn.Module) -> nn.Module:
     """Let the norms pass what they are given."""
     for each in module.modules():
-        if isinstance(each, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of them all has no other name
+        if isinstance(each, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm):  # noqa: SLF001 - the base of them all has no other name
             each.forward = _unchanged  # type: ignore[method-assign] # of this detector alone
             each.requires_grad_(requires_grad=False)
     return module

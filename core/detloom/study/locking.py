@@ -48,4 +48,7 @@ def make_locked(directory: Path, command: str) -> IO[str] | None:
             raise ArtifactError(
                 f"{directory}: another `{command}` is at work in this directory; wait for it, or stop it"
             ) from error
+        except OSError as error:
+            lock.close()
+            raise ArtifactError(f"{directory}: no file can be locked there: {reason(error)}\n  {ELSEWHERE}") from error
         return lock

@@ -39,7 +39,7 @@ class OrderedStrategy(SearchStrategy):
         self.wrong, self.again = wrong, again
 
     def prepare(self, ground):
-        ground.folder.mkdir(parents=True)
+        (ground.folder / "learned.txt").touch()
         return {"parameters": sum(each.numel() for each in ground.build((0, 0)).parameters())}
 
     def propose(self, history, prepared, generator):
@@ -174,7 +174,9 @@ def test_figures_are_those_of_check(folder: Path, tmp_path: Path) -> None:
 def test_search_that_was_stopped_goes_on_to_the_same_trials(
     folder: Path, tmp_path: Path, stops_after: int, parallel: int
 ) -> None:
-    task = changed(folder, ("trials = 4", f"trials = 4\nparallel = {parallel}"))
+    # A strategy that asks what the trials before were worth.
+    changes = ("trials = 4", f"trials = 4\nparallel = {parallel}"), ('"ordered"', '"evolution"\npopulation = 2')
+    task = changed(folder, *changes)
     whole = searched(task, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         searched(task, tmp_path / "cut", Oracle(stops_after=stops_after))
@@ -200,6 +202,10 @@ def test_trial_that_fails_is_kept_with_its_reason_and_the_others_go_on(folder: P
     assert (trials[2].state, trials[2].reason) == (State.FAILED, "the loss is not finite")
     assert sum(trial.state == State.FINISHED for trial in trials) == 3
 
+    again = Oracle()
+    assert {trial.state for trial in searched(changed(folder), tmp_path, again)} >= {State.FINISHED, State.REFUSED}
+    assert again.trained == [2]
+
 
 def test_strategy_that_proposes_known_points_for_ever_ends(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
@@ -220,11 +226,27 @@ def test_option_that_no_point_can_have_is_a_mistake(folder: Path) -> None:
         changed(folder, ('"backbone.hidden"', '"backbone.hiden"'))
 
 
-def test_figure_that_nobody_gives_is_told(folder: Path, tmp_path: Path) -> None:
-    trials = searched(changed(folder, ("parameters = 100_000", "flops = 1")), tmp_path)
+def test_figure_that_nobody_gives_is_told_at_once(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no figure is called 'flops'. Did you mean 'gflops'\?"):
+        changed(folder, ("parameters = 100_000", "flops = 1"))
+    changes = ("trials = 4", 'trials = 4\ntarget = "ethos-u55-256"'), ("parameters = 100_000", "sram_kb = 1")
+    with pytest.raises(RecipeError, match=r"preflight for 'ethos-u55-256' has no figure 'sram_kb'. Did you mean"):
+        searched(changed(folder, *changes), tmp_path)
 
-    assert {trial.state for trial in trials} == {State.REFUSED}
-    assert "no figure is called 'flops'. Did you mean 'gflops'?" in trials[0].reason
+
+def test_figures_are_of_the_recipe_that_would_win(folder: Path) -> None:
+    (plain,) = changed(folder).samples(1)
+    (cheap,) = changed(folder, ('"train.epochs" = 1', '"train.epochs" = 1\n"data.image_size" = 128')).samples(1)
+
+    assert cheap.figures == plain.figures
+
+
+def test_setting_may_stand_before_its_component(folder: Path) -> None:
+    task = changed(
+        folder, ('"head.implicit"', '"assigner.candidates" = [9, 12]\nassigner = ["paa", "atss"]\n"head.implicit"')
+    )
+
+    assert task.recipe((1, 0, 0, 0)).tables["assigner"] == {"use": "paa", "candidates": 12}
 
 
 def test_figures_of_a_chip_hold_points_down(folder: Path, tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     [
         ("", "needs [space]"),
         ("[space]\nhead.implicit = [true, false]\n", "'head' is a table; TOML reads a dotted key so"),
+        ("[space]\ndata.image_size = [256, 320]\n", "'data' is a table; TOML reads a dotted key so"),
+        ('[space]\n"data.val" = ["val", "test"]\n', "'data.val' is no choice: all points are measured alike"),
+        ('[space]\n"backbone.depth" = { low = 1, high = inf, count = 3 }\n', "needs numbers as low and high"),
+        ('[space]\n"backbone.depth" = { low = 1, high = 3, count = 3, log = "yes" }\n', "true or false as log"),
         ('[space]\nassigner = ["atss"]\n', "two options at least"),
         ('[space]\nassigner = ["atss", "atss"]\n', "an option twice"),
         ('[space]\n"backbone.depth" = { low = 1, high = 3 }\n', "either step or count"),

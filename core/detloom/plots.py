@@ -75,7 +75,7 @@ def plot_precision_recall(curves: Curves, names: Sequence[str]) -> Picture:
         room = right - x - 90 * FINE
         canvas.text((x + 30 * FINE, y), shortened(name, text, room), fill=BLACK, font=text, anchor="lm")
         canvas.text((right, y), value_text, fill=BLACK, font=text, anchor="rm")
-    return _smoothed(image, width, height)
+    return smoothed(image)
 
 
 def plot_confusion(counts_KK: NDArray[np.int64], names: Sequence[str], score: float) -> Picture:
@@ -125,5 +125,7 @@ def _shade(share: float) -> Colour:
     return red, green, blue
 
 
-def _smoothed(image: Image.Image, width: int, height: int) -> Picture:
+def smoothed(image: Image.Image) -> Picture:
+    """Return a picture that was drawn ``FINE`` times as large, in its own size."""
+    width, height = image.width // FINE, image.height // FINE
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.uint8)

@@ -67,7 +67,7 @@ def command(
     loaded = load_study(study, plugins=plugins)
     out = out or ROOT / loaded.name
     from detloom.study.ablation import prepare, report_of, run_study
-    from detloom.study.directory import StudyDirectory
+    from detloom.study.directory import StudyDirectory, content_of
     from detloom.study.reporting import as_data
     from detloom.study.writing import write_report
 
@@ -75,14 +75,15 @@ def command(
     with shown_progress("checking the cells", is_shown=not as_json) as progress:
         cells = prepare(loaded, progress)
     directory = StudyDirectory(out, loaded.settings.weights)
-    directory.check(loaded, cells)
+    content = content_of(loaded, cells)
+    directory.check(content)
     if dry_run:
         _tell_plan(loaded, cells, directory, jobs, as_json=as_json)
         return
     for cell in cells:
         if cell.reason:
             click.echo(f"impossible: {cell.name}: {cell.reason}", err=True)
-    directory.open(loaded, cells)
+    directory.open(content)
     try:
         run_study(loaded, cells, directory, view=_tell, jobs=jobs, executor=cluster)
         with shown_progress("comparing", is_shown=not as_json) as progress:

@@ -72,12 +72,13 @@ def command(
 
     task = Task(loaded)
     directory = SearchDirectory(out)
-    directory.check(task.content())
+    content = task.content()
+    directory.check(content)
     if dry_run:
         _tell_samples(task, as_json=as_json)
         return
     cluster = opened_cluster(executor, address, out, jobs)
-    directory.open(task.content())
+    directory.open(content)
     try:
         held = (directory.lock_number,) if directory.lock_number >= 0 else ()
         local = LocalExecutor(jobs, devices=visible_devices(), keep_open=held)

@@ -14,26 +14,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from detloom.durable import UNFINISHED, remove_leftovers, write_text
-from detloom.engine.run import differences
+from detloom.durable import write_text
 from detloom.errors import ArtifactError
 from detloom.search.space import State, Trial
-from detloom.study.locking import LOCK, make_locked
+from detloom.study.locking import LockedDirectory
 from detloom.study.work import measured_file
 
 __all__ = ["SearchDirectory"]
 
-SEARCH, PREPARED, TRIALS = "search.json", "prepared.json", "trials.json"
+PREPARED, TRIALS = "prepared.json", "trials.json"
 
 
-class SearchDirectory:
-    """Where trials and reports lie; while it is open, no other command may write there."""
+class SearchDirectory(LockedDirectory):
+    """Where trials and reports lie."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: IO[str] | None = None
+        super().__init__(path, noun="search", command="detloom search")
 
     @property
     def strategy(self) -> Path:
@@ -52,57 +50,6 @@ class SearchDirectory:
         """Return the AP of a trial's run, or None where it is not measured yet."""
         file = measured_file(self.run(number), "last")
         return float(_read(file)["AP"]) if file.exists() else None
-
-    @property
-    def lock_number(self) -> int:
-        """Return the lock's file descriptor, for processes that are to hold it, too."""
-        return -1 if self._lock is None else self._lock.fileno()
-
-    def check(self, content: Mapping[str, Any]) -> None:
-        """Refuse a directory that holds another search, or something else; changes nothing.
-
-        Raises:
-            ArtifactError: It says in what they differ.
-        """
-        file = self.path / SEARCH
-        if not file.exists():
-            found = [each.name for each in self.path.iterdir()] if self.path.is_dir() else []
-            # A killed process may have left one half written.
-            strays = [name for name in found if name != LOCK and not name.endswith(UNFINISHED)]
-            if strays:
-                raise ArtifactError(
-                    f"{self.path}: this is no directory of a search: it holds {', '.join(sorted(strays)[:5])}\n"
-                    "  Choose another with --out."
-                )
-            return
-        different = differences(_read(file), json.loads(json.dumps(content)))
-        if different:
-            raise ArtifactError(
-                f"{self.path}: another search was begun here; it differs in {', '.join(different[:8])}\n"
-                "  A changed search needs a directory of its own (--out), or undo the change to go on with this one."
-            )
-
-    def open(self, content: Mapping[str, Any]) -> None:
-        """Make the directory and take its lock.
-
-        Raises:
-            ArtifactError: It holds another search, is in use, or cannot be written.
-        """
-        self._lock = make_locked(self.path, "detloom search")
-        try:
-            self.check(content)
-            remove_leftovers(self.path)
-            if not (self.path / SEARCH).exists():
-                write_text(self.path / SEARCH, json.dumps(content, indent=1) + "\n")
-        except ArtifactError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Let other commands write here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def prepared(self) -> dict[str, Any] | None:
         """Return what the strategy learned, or None where it has not yet."""

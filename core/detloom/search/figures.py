@@ -8,17 +8,16 @@ from functools import cached_property
 
 import torch
 
-from detloom.assembly import assemble, check
-from detloom.building import without_initial_weights
+from detloom.assembly import check
 from detloom.detector import Detector
 from detloom.errors import ExportError, RecipeError, suggest
 from detloom.export.fidelity import median_ms
 from detloom.export.folding import canvas_of, deploy, network_of
-from detloom.export.targets import choose_target
+from detloom.export.targets import Chosen, choose_target
 from detloom.recipe import Recipe
+from detloom.search.ground import drawn
 from detloom.search.settings import AP, Search
 from detloom.search.zero_cost import SCORERS
-from detloom.workshop import workshop
 
 __all__ = ["COUNTED", "LATENCY", "Figures", "UnknownFigureError", "in_digits"]
 
@@ -47,21 +46,14 @@ class Figures:
     def __init__(self, search: Search, names: Sequence[str], seed: int) -> None:
         self._names = tuple(names)
         self._seed = seed
-        self._target = search.settings.target
+        self._chosen = _chosen(search)
         self._limits = search.constraints
         asked = [each.name for each in search.space.objectives if each.name != AP]
         # Counting tells at once that a point is impossible, so it always comes first.
         self.wanted = tuple(dict.fromkeys((*COUNTED[:2], *sorted((*self._limits, *asked), key=self._expense))))
-        if self._target is None:
-            for name in self.wanted:
-                if name not in KNOWN:
-                    raise _unknown(name)
-        else:
-            try:
-                choose_target(self._target, {})
-            except ExportError as error:
-                text = str(error).replace(f"--target {self._target}", f"target = {self._target}")
-                raise ExportError(f"{search.name}.toml: {text}") from error
+        for name in self.wanted:
+            if self._chosen is None and name not in KNOWN:
+                raise _unknown(name)
 
     def of(self, recipe: Recipe) -> tuple[dict[str, float], str]:
         """Return a recipe's figures, and why it is refused, or nothing.
@@ -70,7 +62,7 @@ class Figures:
             RecipeError: The recipe is impossible.
             UnknownFigureError: A figure is not one of the target's.
         """
-        sources = _Sources(recipe, self._names, self._seed, self._target)
+        sources = _Sources(recipe, self._names, self._seed, self._chosen)
         found: dict[str, float] = {}
         for name in self.wanted:
             found[name] = sources.figure(name)
@@ -87,11 +79,11 @@ class Figures:
 class _Sources:
     """The figures of one recipe, each source asked once."""
 
-    def __init__(self, recipe: Recipe, names: Sequence[str], seed: int, target: str | None) -> None:
+    def __init__(self, recipe: Recipe, names: Sequence[str], seed: int, chosen: Chosen | None) -> None:
         self._recipe = recipe
         self._names = names
         self._seed = seed
-        self._target = target
+        self._chosen = chosen
 
     def figure(self, name: str) -> float:
         if name in COUNTED:
@@ -101,8 +93,9 @@ class _Sources:
         if name == LATENCY:
             return self._latency_ms()
         if name not in self._of_target:
+            assert self._chosen is not None  # noqa: S101 - other names are refused without a target
             raise UnknownFigureError(
-                f"the preflight for '{self._target}' has no figure '{name}'.{suggest(name, self._of_target)} "
+                f"the preflight for '{self._chosen.target}' has no figure '{name}'.{suggest(name, self._of_target)} "
                 f"Its figures: {', '.join(self._of_target) or 'none'}; others: {', '.join(KNOWN)}"
             )
         return self._of_target[name]
@@ -119,10 +112,9 @@ class _Sources:
 
     @cached_property
     def _of_target(self) -> Mapping[str, float]:
-        assert self._target is not None  # noqa: S101 - asked for where there is one
-        chosen = choose_target(self._target, {})
-        deployed = deploy(self._drawn(), chosen, example=None)
-        return chosen.exporter.check(network_of(deployed.detector, canvas_of(deployed.detector, None))).figures
+        assert self._chosen is not None  # noqa: S101 - asked for where there is one
+        deployed = deploy(self._drawn(), self._chosen, example=None)
+        return self._chosen.exporter.check(network_of(deployed.detector, canvas_of(deployed.detector, None))).figures
 
     def _latency_ms(self) -> float:
         detector = self._drawn().fuse().eval()
@@ -132,9 +124,18 @@ class _Sources:
             return median_ms(network.module, network.example_BCHW())
 
     def _drawn(self) -> Detector:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            return assemble(without_initial_weights(self._recipe, workshop()), names=self._names)
+        return drawn(self._recipe, self._names, self._seed)
+
+
+def _chosen(search: Search) -> Chosen | None:
+    target = search.settings.target
+    if target is None:
+        return None
+    try:
+        return choose_target(target, {})
+    except ExportError as error:
+        text = str(error).replace(f"--target {target}", f"target = {target}")
+        raise ExportError(f"{search.name}.toml: {text}") from error
 
 
 def _unknown(name: str) -> UnknownFigureError:

@@ -1,14 +1,26 @@
 """What a strategy may build and train on before the first trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from detloom.assembly import assemble
+from detloom.building import without_initial_weights
 from detloom.detector import Detector
 from detloom.recipe import Recipe
 from detloom.search.space import Point
+from detloom.workshop import workshop
 
-__all__ = ["Ground"]
+__all__ = ["Ground", "drawn"]
+
+
+def drawn(recipe: Recipe, names: Sequence[str], seed: int) -> Detector:
+    """Return the detector of a recipe with weights that are drawn, whatever the recipe starts from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return assemble(without_initial_weights(recipe, workshop()), names=names)
 
 
 @dataclass(frozen=True, slots=True)

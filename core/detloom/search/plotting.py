@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from detloom.data.reading import Picture
 from detloom.pictures import BLACK, WHITE, font
-from detloom.plots import FINE, FRAME, GRID
+from detloom.plots import FINE, FRAME, GRID, smoothed
 from detloom.search.front import best, front
 from detloom.search.space import Objective, Trial, known
 
@@ -37,7 +37,7 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
     canvas.text((12 * FINE, 12 * FINE), f"{objectives[0].name} over {across}", fill=BLACK, font=text)
     if not trials:
         canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH / 2) * FINE), "no trial has a result", fill=FRAME, font=text)
-        return _shrunk(image)
+        return smoothed(image)
     xs, ys = _scale(along), _scale(up)
 
     def at(trial: Trial) -> tuple[float, float]:
@@ -60,7 +60,7 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
         x, y = at(trial)
         _dot(canvas, (x, y), BETTER)
         canvas.text((x + 7 * FINE, y - 7 * FINE), str(trial.number), fill=BETTER, font=small, anchor="lb")
-    return _shrunk(image)
+    return smoothed(image)
 
 
 def _records(history: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
@@ -86,8 +86,3 @@ def _y(value: float, ends: tuple[float, float]) -> float:
 def _dot(canvas: ImageDraw.ImageDraw, place: tuple[float, float], fill: tuple[int, int, int]) -> None:
     x, y = place
     canvas.ellipse([x - 4 * FINE, y - 4 * FINE, x + 4 * FINE, y + 4 * FINE], fill=fill)
-
-
-def _shrunk(image: Image.Image) -> Picture:
-    size = (image.width // FINE, image.height // FINE)
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.uint8)

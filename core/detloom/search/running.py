@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from detloom.assembly import assemble, mistakes
-from detloom.building import build, without_initial_weights
+from detloom.assembly import mistakes
+from detloom.building import build
 from detloom.detector import Detector
 from detloom.errors import DetloomError, PluginError, RecipeError
 from detloom.interfaces import SearchStrategy
@@ -19,9 +19,9 @@ from detloom.plugin_source import read_plugin_file
 from detloom.recipe import Recipe, load_recipe
 from detloom.search.directory import SearchDirectory
 from detloom.search.figures import Figures, UnknownFigureError, in_digits
-from detloom.search.ground import Ground
+from detloom.search.ground import Ground, drawn
 from detloom.search.settings import AP, Search
-from detloom.search.space import Point, State, Trial
+from detloom.search.space import FRUITLESS, Point, State, Trial
 from detloom.study.ablation import data_of
 from detloom.study.cells import label_of, overrides_of
 from detloom.study.executor import Executor, WorkItem
@@ -29,9 +29,6 @@ from detloom.study.work import train_task
 from detloom.workshop import workshop
 
 __all__ = ["Task", "View", "label"]
-
-FRUITLESS = 200
-"""Proposals one after the other that are refused or known, after which a search ends."""
 
 View = Callable[[str, int, int], None]
 """Told what happened, how many trials are done, and how many there may be."""
@@ -103,7 +100,7 @@ class Task:
             executor: Who trains.
 
         Raises:
-            RecipeError: What is proposed for first cannot be built at all, or a figure is none.
+            RecipeError: The strategy cannot prepare for the space, or a figure is none of the target's.
             PluginError: The strategy does not keep its contract.
         """
         prepared = directory.prepared()
@@ -161,9 +158,7 @@ class Task:
 
     def _detector(self, point: Point) -> Detector:
         recipe = self.recipe(point)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.train.seed + self.search.settings.seed)
-            return assemble(without_initial_weights(recipe, workshop()), names=self.names)
+        return drawn(recipe, self.names, recipe.train.seed + self.search.settings.seed)
 
     def item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:
         """Return the work of training a trial."""

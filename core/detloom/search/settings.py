@@ -23,7 +23,6 @@ use = "evolution"
 """
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from detloom.errors import RecipeError
 from detloom.recipe import USE
 from detloom.search.space import Choice, Objective, SearchSpace
 from detloom.settings import validated
-from detloom.study.settings import SEED, flat, key_complaint, recipe_path
+from detloom.study.settings import SEED, flat, key_complaint, read_tables, recipe_path
 
 __all__ = ["AP", "MAXIMISED", "SCORES", "Search", "SearchSettings", "load_search"]
 
@@ -124,14 +123,7 @@ def load_search(path: Path | str, *, plugins: Sequence[str | Path] = ()) -> Sear
         RecipeError: All mistakes of its form together, each with its table.
     """
     path = Path(path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: there is no such file; docs/search.md shows how to write a search") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the search cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
+    tables = read_tables(path, "search", "docs/search.md")
     plain = {key: value for key, value in tables.items() if key not in TABLES}
     settings, complaints = validated(SearchSettings, plain, str(path), TABLES)
     complaints += _complaints(tables, str(path))

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Choice", "Objective", "Point", "SearchSpace", "State", "Trial", "known"]
+__all__ = ["FRUITLESS", "Choice", "Objective", "Point", "SearchSpace", "State", "Trial", "known"]
+
+FRUITLESS = 200
+"""Proposals one after the other that are refused or known, after which a search ends."""
 
 Point = tuple[int, ...]
 """The place of an option for each key, in the order of the space's choices."""

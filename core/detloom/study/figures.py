@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from detloom.data.reading import Picture
 from detloom.pictures import BLACK, WHITE, colour, font, shortened
-from detloom.plots import FINE, FRAME, GRID
+from detloom.plots import FINE, FRAME, GRID, smoothed
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult
 
@@ -56,7 +56,7 @@ def plot_differences(report: Report) -> Picture:
         canvas.ellipse([middle - 5 * FINE, y - 5 * FINE, middle + 5 * FINE, y + 5 * FINE], fill=line)
     if not shown:
         canvas.text((x(0), 65 * FINE), "nothing could be compared", fill=FRAME, font=text, anchor="mm")
-    return _shrunk(image)
+    return smoothed(image)
 
 
 def plot_curves(report: Report) -> Picture:
@@ -94,7 +94,7 @@ def plot_curves(report: Report) -> Picture:
         canvas.text((px + 30 * FINE, py), label, fill=BLACK, font=text, anchor="lm")
     if not curves:
         canvas.text(at(last / 2, reach / 2), "no epoch was evaluated", fill=FRAME, font=text, anchor="mm")
-    return _shrunk(image)
+    return smoothed(image)
 
 
 def mean_curve(cell: CellResult) -> list[tuple[float, float]]:
@@ -114,8 +114,3 @@ def _step(reach: float) -> float:
     raw = reach / 4
     power: float = 10.0 ** math.floor(math.log10(raw))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-
-
-def _shrunk(image: Image.Image) -> Picture:
-    size = (image.width // FINE, image.height // FINE)
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.uint8)

@@ -28,7 +28,17 @@ from detloom.errors import RecipeError, suggest
 from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
 from detloom.settings import validated
 
-__all__ = ["SEED", "Design", "Study", "StudySettings", "flat", "key_complaint", "load_study", "recipe_path"]
+__all__ = [
+    "SEED",
+    "Design",
+    "Study",
+    "StudySettings",
+    "flat",
+    "key_complaint",
+    "load_study",
+    "read_tables",
+    "recipe_path",
+]
 
 Design = Literal["one-at-a-time", "grid", "cells"]
 
@@ -106,14 +116,7 @@ def load_study(path: Path | str, *, plugins: Sequence[str | Path] = ()) -> Study
         RecipeError: All mistakes of its form together, each with its table.
     """
     path = Path(path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: there is no such study file; docs/ablation.md shows how to write one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: the study cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
+    tables = read_tables(path, "study", "docs/ablation.md")
     plain = {key: value for key, value in tables.items() if key not in TABLES}
     settings, complaints = validated(StudySettings, plain, str(path), TABLES)
     complaints += _complaints(tables, str(path))
@@ -129,6 +132,27 @@ def load_study(path: Path | str, *, plugins: Sequence[str | Path] = ()) -> Study
         cells={name: flat(each) for name, each in tables.get("cells", {}).items()},
         overrides=flat(tables.get("overrides", {})),
     )
+
+
+def read_tables(path: Path, noun: str, page: str) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Args:
+        path: The file.
+        noun: What it should be, for the message.
+        page: Of the docs, which shows how to write one.
+
+    Raises:
+        RecipeError: It is not there, cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: there is no such {noun} file; {page} shows how to write one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the {noun} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
 
 
 def recipe_path(recipe: str, study: Path) -> str:

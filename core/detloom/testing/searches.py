@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from detloom.interfaces import SearchStrategy
-from detloom.search.space import Choice, Objective, Point, SearchSpace, State, Trial
+from detloom.search.space import FRUITLESS, Choice, Objective, Point, SearchSpace, State, Trial
 from detloom.testing.construction import Build, check_numbers, check_signature, demand
 
 __all__ = ["CHECKS", "CHOICES"]
@@ -38,8 +38,6 @@ OBJECTIVES = (
     Objective("parameters", is_maximised=False),
 )
 TRIALS = 16
-FRUITLESS = 200
-"""Known proposals one after the other, after which a search ends."""
 
 
 def settings_are_keyword_only_and_typed(build: Build) -> None:

@@ -17,9 +17,9 @@ from detloom.scenes import write_scenes
 from detloom.search.directory import SearchDirectory
 from detloom.search.front import best
 from detloom.search.reporting import as_data, write_search
-from detloom.search.running import FRUITLESS, Task
+from detloom.search.running import Task
 from detloom.search.settings import load_search
-from detloom.search.space import State, Trial
+from detloom.search.space import FRUITLESS, State, Trial
 from detloom.study.executor import Outcome, WorkItem
 
 PLUGIN = '''

@@ -56,10 +56,13 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
     # The front is what is reached at a cost, so it goes in steps.
     for (x, y), (later, up_there) in itertools.pairwise(steps):
         canvas.line([(x, y), (later, y), (later, up_there)], fill=BETTER, width=2 * FINE)
+    # Points of equal values have one dot and one text.
+    numbers: dict[tuple[float, float], list[str]] = {}
     for trial in chosen:
-        x, y = at(trial)
+        numbers.setdefault(at(trial), []).append(str(trial.number))
+    for (x, y), equal in numbers.items():
         _dot(canvas, (x, y), BETTER)
-        canvas.text((x + 7 * FINE, y - 7 * FINE), str(trial.number), fill=BETTER, font=small, anchor="lb")
+        canvas.text((x + 7 * FINE, y - 7 * FINE), ", ".join(equal), fill=BETTER, font=small, anchor="lb")
     return smoothed(image)
 
 

@@ -2,11 +2,14 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from detloom.search.front import best, front, hypervolume
+from detloom.search.plotting import plot_front
 from detloom.search.space import Objective, State, Trial
 
 TWO = (Objective("AP", is_maximised=True), Objective("gflops", is_maximised=False))
@@ -53,3 +56,17 @@ def test_trials_without_values_are_no_part_of_it() -> None:
     assert best(history, TWO) is None
     assert front(history, TWO) == []
     assert hypervolume([], (0.0, 5.0), TWO) == 0.0
+
+
+def test_picture_tells_trials_of_one_place_once() -> None:
+    together = plot_front(trials([(0.4, 3.0), (0.4, 3.0), (0.1, 1.0)]), TWO)
+    alone = plot_front(trials([(0.4, 3.0), (0.1, 1.0)]), TWO)
+
+    # "0, 1" reaches further to the right than "0", where the one over the other would not.
+    assert end_of_numbers(together) > end_of_numbers(alone) + 5
+
+
+def end_of_numbers(picture_HW3: NDArray[np.uint8]) -> int:
+    """Return the last blue column above the highest point, where only its numbers stand."""
+    above_HW3 = picture_HW3[:66].astype(int)
+    return int(np.flatnonzero((above_HW3[..., 2] - above_HW3[..., 0] > 60).any(axis=0)).max())

@@ -76,7 +76,9 @@ def naswot(detector: Detector) -> float:
     module = RawMaps(detector).train()
     hooks = [each.register_forward_pre_hook(note) for each in module.modules() if _is_activation(each)]
     try:
-        with torch.no_grad():
+        # Dropped paths are drawn from the global generator, whose state is nobody's to move.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             module(images_BCHW)
     finally:
         for hook in hooks:

@@ -38,6 +38,8 @@ OBJECTIVES = (
     Objective("parameters", is_maximised=False),
 )
 TRIALS = 16
+MOMENTS = (0, 1, TRIALS // 2, TRIALS)
+"""Lengths of the histories at which a strategy may do different things."""
 
 
 def settings_are_keyword_only_and_typed(build: Build) -> None:
@@ -104,7 +106,7 @@ def same_history_and_generator_give_the_same_point(build: Build) -> None:
     space = _served(build)
     history = _history(build, space)
     strategy, prepared = build(space), _prepared(build)
-    for number in (0, 1, TRIALS // 2, TRIALS):
+    for number in MOMENTS:
         points = {each.propose(history[:number], prepared, _generator(3)) for each in (strategy, build(space))}
         demand(
             len(points) == 1,
@@ -119,7 +121,8 @@ def global_randomness_is_left_alone(build: Build) -> None:
     history = _history(build, space)
     prepared = _prepared(build)
     before = _global_states()
-    build(space).propose(history, prepared, _generator(0))
+    for number in MOMENTS:
+        build(space).propose(history[:number], prepared, _generator(0))
     changed = [name for name, state in _global_states().items() if state != before[name]]
     demand(
         not changed,
@@ -132,10 +135,11 @@ def what_is_given_is_left_alone(build: Build) -> None:
     space = _served(build)
     history = _history(build, space)
     prepared = _prepared(build)
-    before = copy.deepcopy((history, prepared, space))
-    build(space).propose(history, prepared, _generator(0))
-    same = (history, prepared, space) == before
-    demand(same, "the history, what was prepared or the space was changed in place; work on copies")
+    for number in MOMENTS:
+        given = (history[:number], prepared, space)
+        before = copy.deepcopy(given)
+        build(space).propose(given[0], prepared, _generator(0))
+        demand(given == before, "the history, what was prepared or the space was changed in place; work on copies")
 
 
 def several_objectives_are_borne(build: Build) -> None:
@@ -278,9 +282,11 @@ def _points(space: SearchSpace) -> Iterator[Point]:
 
 
 def _borne(build: Build, space: SearchSpace, history: Sequence[Trial], words: str) -> None:
-    """Demand that a history can be gone on with."""
+    """Demand that a history can be gone on with, to a point or to the end."""
     with _told(f"with a history {words}"):
-        build(space).propose(history, _prepared(build), _generator(1))
+        point = build(space).propose(history, _prepared(build), _generator(1))
+    complaint = None if point is None else space.complaint(point)
+    demand(complaint is None, f"with a history {words}: {complaint}")
 
 
 @contextmanager

@@ -68,9 +68,11 @@ class SilentSearch(SweepingSearch):
 
 
 class FractionalSearch(SweepingSearch):
-    """Has its places as floats."""
+    """Has its third point's places as floats."""
 
     def spoiled(self, point: Point, history: History) -> Point | None:
+        if len(history) != 2:
+            return point
         return tuple(float(place) for place in point)  # type: ignore[misc]  # what is wrong with it
 
 
@@ -100,19 +102,20 @@ class CountingSearch(SweepingSearch):
 
 
 class NoisySearch(SweepingSearch):
-    """Draws from torch's global generator, for nothing."""
+    """Draws from torch's global generator before its first point, for nothing."""
 
     def spoiled(self, point: Point, history: History) -> Point | None:
-        torch.rand(1)
+        if not history:
+            torch.rand(1)
         return point
 
 
 class NotingSearch(SweepingSearch):
-    """Notes in the history what it has seen."""
+    """Counts in a short history how often it has seen a trial."""
 
     def spoiled(self, point: Point, history: History) -> Point | None:
-        for trial in history:
-            trial.figures["seen"] = 1.0  # type: ignore[index]  # what is wrong with it
+        for trial in history if len(history) < searches.TRIALS else ():
+            trial.figures["seen"] = trial.figures.get("seen", 0) + 1  # type: ignore[index]  # what is wrong with it
         return point
 
 
@@ -164,10 +167,10 @@ class JealousSearch(SweepingSearch):
 
 
 class EndlessSearch(SweepingSearch):
-    """Draws from the points that are left, and none are."""
+    """Has an empty point where none is left."""
 
     def last(self, history: History) -> Point | None:
-        raise IndexError("cannot choose from an empty sequence")
+        return ()
 
 
 class NumberingSearch(SweepingSearch):
@@ -196,7 +199,7 @@ WRONG: dict[str, tuple[type[SearchStrategy], str]] = {
     "repeated_points_are_borne": (OrderlySearch, "with a history that has points twice"),
     "values_of_any_size_are_borne": (RelativeSearch, "where all values are 0"),
     "histories_of_others_are_gone_on_with": (JealousSearch, "whose points another strategy proposed"),
-    "exhausted_spaces_are_borne": (EndlessSearch, "that has all 72 points"),
+    "exhausted_spaces_are_borne": (EndlessSearch, "that has all 72 points: a point is a tuple of 4 places"),
     "preparation_is_json_data": (NumberingSearch, "its keys are text"),
 }
 EXAMPLES: dict[str, Callable[[], Any]] = {"preparation_is_json_data": lambda: {"options": {0: 1}}}

@@ -225,6 +225,17 @@ def test_controller_learns_the_option_that_is_rewarded() -> None:
     assert probability_KO[0, 2] > probability_KO[1].max()
 
 
+@pytest.mark.parametrize("ap", [0.1, 0.2, 0.3, 1 / 3, 0.7])
+def test_equal_rewards_teach_nothing_and_two_trials_neither(ap: float) -> None:
+    strategy = ReinforceSearch(space(3, 3), entropy=0.0)
+
+    equal = strategy.logits_after(searched(strategy, lambda _: (ap,), trials=9))
+    two = strategy.logits_after(searched(strategy, lambda point: (ap + 1e-6 * point[0],), trials=2))
+
+    assert not equal.any()
+    assert not two.any()
+
+
 def test_gradient_of_the_controller_is_that_of_autograd() -> None:
     strategy = ReinforceSearch(space(3, 3), entropy=0.3)
     logit_KO = torch.tensor([[0.2, -0.5, 1.0], [0.0, 0.3, -0.1]], dtype=torch.float64, requires_grad=True)
@@ -255,6 +266,15 @@ def test_reward_falls_with_a_power_of_the_cost_relative_to_the_first_trial() -> 
     rewards = strategy.rewards(trials)
 
     assert rewards == pytest.approx([0.3, 0.3 * 2**-0.07, 0.3 * 2**0.07])
+
+
+def test_first_trial_that_costs_nothing_leaves_the_others_their_costs() -> None:
+    strategy = ReinforceSearch(space(3, objectives=(AP, GFLOPS)), cost_exponent=0.07)
+    values = [(0.3, 0.0), (0.3, 1000.0), (0.3, 500.0)]
+
+    rewards = strategy.rewards([Trial(number, (number,), State.FINISHED, each) for number, each in enumerate(values)])
+
+    assert rewards == pytest.approx([0.3, 0.3, 0.3 * 2**0.07])
 
 
 def test_reward_below_0_falls_with_the_cost_too() -> None:

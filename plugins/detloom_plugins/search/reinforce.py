@@ -29,12 +29,19 @@ __all__ = ["ReinforceSearch"]
 ATTEMPTS = 50
 """Points that are drawn, of which the first that was not proposed yet is taken."""
 
+FEWEST = 3
+"""Trials from which deviations say something."""
+
+ROUNDING = 1e-9
+"""Deviations below this share of the mean are none."""
+
 
 class ReinforceSearch(SearchStrategy):
     """Policy gradients on one distribution for each key, with a moving baseline and a bonus for entropy.
 
     What a trial is rewarded with beyond the baseline counts in units of the deviation of all rewards, so that one
-    learning rate serves AP and any score.
+    learning rate serves AP and any score. It learns from the third trial on: of two, the deviation is their distance,
+    however small it is.
 
     Args:
         space: Of any choices.
@@ -42,7 +49,7 @@ class ReinforceSearch(SearchStrategy):
         entropy: Weight of the entropy, which keeps options in play.
         baseline_decay: Part of the moving baseline that is kept at a trial.
         cost_exponent: The reward is the first objective times this power of each other one, relative to the first
-            trial: 0.07 takes twice the cost for 5 % more of the first objective.
+            trial that has some of it: 0.07 takes twice the cost for 5 % more of the first objective.
     """
 
     def __init__(
@@ -99,8 +106,7 @@ class ReinforceSearch(SearchStrategy):
         rewards = self.rewards(trials)
         baseline = rewards[0] if rewards else 0.0
         for number, (trial, reward) in enumerate(zip(trials, rewards, strict=True), start=1):
-            deviation = _deviation(rewards[:number])
-            advantage = (reward - baseline) / deviation if deviation else 0.0
+            advantage = (reward - baseline) / _deviation(rewards[:number]) if number >= FEWEST else 0.0
             baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * reward
             place_KO = torch.nn.functional.one_hot(torch.tensor(trial.point), most)
             logit_KO = logit_KO + self.learning_rate * self.gradient(logit_KO, place_KO, advantage)
@@ -122,12 +128,14 @@ class ReinforceSearch(SearchStrategy):
 
     def rewards(self, trials: Sequence[Trial]) -> list[float]:
         """Return the reward of each trial with values."""
+        columns = zip(*(trial.values for trial in trials), strict=True)
+        firsts = [next((value for value in column if value > 0), 1.0) for column in columns]
         found = []
         for trial in trials:
             exponent = 0.0
-            for value, first, objective in zip(trial.values, trials[0].values, self.space.objectives, strict=True):
+            for value, first, objective in zip(trial.values, firsts, self.space.objectives, strict=True):
                 # Costs of 0 and below have no ratio, and are not rewarded.
-                if objective is not self.space.objectives[0] and value > 0 and first > 0:
+                if objective is not self.space.objectives[0] and value > 0:
                     sign = 1 if objective.is_maximised else -1
                     exponent += sign * self.cost_exponent * math.log(value / first)
             value = trial.values[0] if self.space.objectives[0].is_maximised else -trial.values[0]
@@ -137,8 +145,10 @@ class ReinforceSearch(SearchStrategy):
 
 
 def _deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation, or infinity where values differ by no more than rounding does."""
     mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return deviation if deviation > ROUNDING * abs(mean) else math.inf
 
 
 @hookimpl

@@ -30,7 +30,8 @@ PICTURE = "picture"
 
 # Two, so that a batch norm of one cell has a variance.
 _PICTURES = 2
-_MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Linear", "Mv", "Addmv", "Embedding", "Einsum")
+_MIXING = ("Convolution", "Mm", "Bmm", "Linear", "Mv", "Embedding", "Einsum")
+_SHIFTED = ("Addmm", "Baddbmm", "Addbmm", "Addmv")
 _ADDING = ("Add", "Sub", "Rsub", "Lerp", "Addcmul", "Addcdiv")
 _JOINING = ("Cat", "Stack", "CopySlices", "SliceScatter", "IndexPut", "Copy")
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001 - torch has no public name for all convolutions
@@ -198,17 +199,22 @@ class _Reader:
                 name = self._names.get(id(variable))
                 self._weights[link] = {} if name is None else {name: variable}
             return
-        flows = [self._flow[inner] for inner in _inputs(link) if inner in self._flow]
-        weights: dict[str, Tensor] = {}
-        for inner in _inputs(link):
-            weights |= self._weights.get(inner, {})
+        flows, weights = self._behind(_inputs(link))
         if not flows:
             self._weights[link] = weights
             return
         operation = link.name().rpartition("::")[2]
-        if weights and operation.startswith(_MIXING):
-            self._reached.update(id(each) for each in weights.values())
-            self._flow[link] = self._add("layer", _layer_name(weights), flows, link)
+        if operation.startswith(_SHIFTED):
+            # What is added is the first input: it may be a bias, a flow, or a bias to a product of flows.
+            first = link.next_functions[0][0]
+            added, biases = self._behind([] if first is None else [first])
+            flows, matrices = self._behind([inner for inner, _ in link.next_functions[1:] if inner is not None])
+            self._flow[link] = self._mixed(flows, {**biases, **matrices} if matrices else {}, link)
+            if added:
+                self._flow[link] = self._add("addition", "", [self._flow[link], *added], link)
+            return
+        if operation.startswith(_MIXING):
+            self._flow[link] = self._mixed(flows, weights, link)
             return
         form: Form = "product"
         if operation.startswith(_ADDING):
@@ -222,6 +228,21 @@ class _Reader:
             self._flow[link] = flows[0]
             return
         self._flow[link] = self._add(form, "", flows, link)
+
+    def _behind(self, links: Sequence[Link]) -> tuple[list[int], dict[str, Tensor]]:
+        """Return the nodes that inputs come from, and the parameters that the others follow from."""
+        weights: dict[str, Tensor] = {}
+        for inner in links:
+            weights |= self._weights.get(inner, {})
+        return [self._flow[inner] for inner in links if inner in self._flow], weights
+
+    def _mixed(self, flows: Sequence[int], weights: Mapping[str, Tensor], link: Link) -> int:
+        """Return the node of a layer, or of a product where nothing is learned."""
+        if weights:
+            self._reached.update(id(each) for each in weights.values())
+            return self._add("layer", _layer_name(weights), flows, link)
+        flows = list(dict.fromkeys(flows))
+        return flows[0] if len(flows) == 1 else self._add("product", "", flows, link)
 
     def _add(self, form: Form, name: str, flows: Sequence[int], link: Link) -> int:
         seen = self._seen.get(link)

@@ -69,6 +69,31 @@ def test_layers_of_several_operations_are_one() -> None:
     assert layers(graph) == ["0", "2", "3"]
 
 
+def test_product_with_a_learned_bias_is_no_layer() -> None:
+    def attention(net: Written, x: Tensor) -> Tensor:
+        value = net.first(x)
+        query, key = value.flatten(2), net.second(value).flatten(2)
+        return torch.baddbmm(net.scale.view(1, 4, 1), query, key.transpose(1, 2))
+
+    graph = traced(attention)
+
+    assert layers(graph) == ["first", "second"]
+    assert [node.form for node in graph.nodes][-1] == "product"
+
+
+def test_flow_that_a_product_is_added_to_is_met_by_it() -> None:
+    def added(net: Written, x: Tensor) -> Tensor:
+        flow = net.first(x)[0, :, 0]
+        return torch.addmm(flow, net.second.weight[:, :, 0, 0], flow) + torch.addmm(flow, flow[:, :4], flow)
+
+    graph = traced(added)
+
+    # The layer, its residual, the product of two flows, what that is added to, and the sum of both.
+    assert [node.form for node in graph.nodes] == ["picture", "layer", "layer", "addition"]
+    assert layers(graph) == ["first", "second"]
+    assert structures(graph)[0] == "residual"
+
+
 def test_activation_in_place_and_addition_in_place_are_as_those_beside() -> None:
     def beside(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu(net.first(x))

@@ -38,7 +38,7 @@ class ResolutionScaling(Scaling):
 
     def _longer(self, length: float) -> float:
         # A hundredth of a pixel is less than any anchor search tells apart.
-        return round(length * self.resolution, 2)
+        return length if self.resolution == 1 else round(length * self.resolution, 2)
 
 
 @hookimpl

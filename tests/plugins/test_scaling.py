@@ -119,6 +119,12 @@ def test_anchors_grow_with_pictures() -> None:
     }
 
 
+def test_anchors_of_any_fraction_stay_where_pictures_do() -> None:
+    tables = {**TABLES, "head": {"anchors": [[[12.345, 6.789]]]}}
+
+    assert ResolutionScaling(resolution=1.0).scale(tables, EXTENTS) == {}
+
+
 @pytest.mark.parametrize(
     ("value", "factor", "expected"),
     [(64, 1.25, 80), (64, 1.2, 80), (20, 1.0, 20), (0, 2.0, 0), (64, 0.01, 8), (20, 1.25, 24), (36, 1.0001, 40)],

@@ -7,14 +7,16 @@ section 3.
 Shape letters: B images, H and W rows and columns.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from detloom.data.loader import Loader, num_workers
 from detloom.data.records import Annotations
@@ -22,7 +24,7 @@ from detloom.detector import Detector
 from detloom.errors import DataError
 from detloom.recipe import Recipe
 
-__all__ = ["MOST_PICTURES", "renew_statistics_", "running_norms", "training_pictures"]
+__all__ = ["MOST_PICTURES", "as_in_evaluation", "renew_statistics_", "running_norms", "training_pictures"]
 
 MOST_PICTURES = 1000
 """Statistics are taken over a random choice of so many training pictures at most."""
@@ -43,8 +45,9 @@ def running_norms(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, _Batc
 def renew_statistics_(model: nn.Module, batches: Iterable[Tensor], *, keep: Sequence[str] = ()) -> int:
     """Replace the running statistics by the mean of those of batches; return how many pictures these had.
 
-    Each picture counts alike. Apart from batch norms the model computes as in evaluation; auxiliary parts are run,
-    too. A norm that is not run keeps its statistics. Modes are afterwards as they were.
+    Each picture counts alike, and at each place where a norm is used. Apart from batch norms the model computes as in
+    evaluation; auxiliary parts are run, too. A norm that is not run keeps its statistics. Modes are afterwards as they
+    were.
 
     Args:
         model: Called with the batches.
@@ -54,14 +57,22 @@ def renew_statistics_(model: nn.Module, batches: Iterable[Tensor], *, keep: Sequ
     norms = running_norms(model, keep)
     before = [(norm, {name: entry.clone() for name, entry in norm.named_buffers()}) for norm in norms.values()]
     seen = 0
-    with _only_training(model, norms.values()), torch.autocast(next(model.parameters()).device.type, enabled=False):
+    counted: Counter[nn.Module] = Counter()
+
+    def count(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # A cumulative mean in which each picture has the same weight, also where levels share a norm.
+        counted[norm] += len(inputs[0])
+        norm.momentum = len(inputs[0]) / counted[norm]  # type: ignore[assignment] # a plain attribute of norms
+
+    with as_in_evaluation(model), ExitStack() as after:
+        after.enter_context(torch.autocast(next(model.parameters()).device.type, enabled=False))
         for norm in norms.values():
+            after.callback(setattr, norm, "momentum", norm.momentum)
+            after.callback(norm.register_forward_pre_hook(count).remove)
+            norm.train()
             norm.reset_running_stats()
         for images_BCHW in batches:
             seen += len(images_BCHW)
-            for norm in norms.values():
-                # A cumulative mean in which each picture has the same weight.
-                norm.momentum = len(images_BCHW) / seen
             model(images_BCHW)
     for norm, buffers in before:
         if not norm.num_batches_tracked:
@@ -113,20 +124,19 @@ def training_pictures(
 
 
 @contextmanager
-def _only_training(model: nn.Module, norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Let norms alone compute as in training; what is put together of others has its auxiliary outputs."""
+def as_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Let norms and leaves compute as in evaluation, and what is put together of others have its auxiliary outputs.
+
+    Modes are afterwards as before.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    momenta = [(norm, norm.momentum) for norm in norms]
     model.train()
     for module in model.modules():
-        if isinstance(module, _BatchNorm) or not any(module.children()):
+        # Some batch norms have an activation inside.
+        if isinstance(module, _NormBase) or not any(module.children()):
             module.training = False
-    for norm, _ in momenta:
-        norm.training = True
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for norm, momentum in momenta:
-            norm.momentum = momentum

@@ -4,18 +4,17 @@ A point is written as ``{key: index of its option}``; what is left out has the f
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from detloom.engine.statistics import as_in_evaluation
 from detloom_plugins.search.mixed import shapes_of
 from detloom_plugins.search.structure import Structures
 
-__all__ = ["Variant", "Variants", "as_in_evaluation"]
+__all__ = ["Variant", "Variants"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +108,9 @@ class Variants:
 
         hooks = [module.register_forward_hook(note) for module in set(modules.values())]
         try:
-            with as_in_evaluation(network.train()), torch.no_grad():
+            with as_in_evaluation(network), torch.no_grad():
                 network(self.example)
         finally:
             for hook in hooks:
                 hook.remove()
         return {path: seen.get(id(module), []) for path, module in modules.items()}
-
-
-@contextmanager
-def as_in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Let leaves and norms compute as in evaluation, so that no statistics change; modes are afterwards as before."""
-    modes = [(module, module.training) for module in network.modules()]
-    for module, _ in modes:
-        # Some batch norms have an activation inside.
-        if isinstance(module, _NormBase) or not any(module.children()):
-            module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -59,6 +59,25 @@ def test_statistics_are_the_mean_of_batches_by_their_pictures() -> None:
         torch.testing.assert_close(entry.double(), value, rtol=1e-5, atol=1e-6)
 
 
+def test_norm_that_levels_share_has_the_statistics_of_all_of_them() -> None:
+    class Levels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            mean: Tensor = self.norm(images_BCHW).mean() + self.norm(images_BCHW[..., ::2] + 10).mean()
+            return mean
+
+    model = Levels()
+    means = [torch.cat([batch.mean((2, 3)), batch[..., ::2].mean((2, 3)) + 10]) for batch in pictures()]
+
+    renew_statistics_(model, pictures())
+
+    assert model.norm.running_mean is not None
+    torch.testing.assert_close(model.norm.running_mean, torch.cat(means).mean(0))
+
+
 def test_what_is_not_run_or_kept_has_its_own_statistics_and_modes_return() -> None:
     model = Branches().eval()
     model.second.train()

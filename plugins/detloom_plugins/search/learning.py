@@ -58,6 +58,7 @@ def supernet_recipe(recipe: Recipe, epochs: int) -> Recipe:
         "train.nominal_batch": 0,
         "train.evaluate_every": 0,
         "train.save_every": 1,
+        "train.snapshot_every": 0,
     }
     if recipe.train.precision == "float16":
         # Its gradients are scaled, and by one factor for all; bfloat16 needs no factor.
@@ -166,7 +167,7 @@ def _prepared(supernet: Supernet, num_turns: int, settings: TrainSettings, logit
         [{"params": list(supernet.logits), "weight_decay": logits.weight_decay}],
         opt="adam",
         lr=logits.learning_rate,
-        # Half of the gradients' mean is from the last turn, as what is right for a draw changes with the others.
+        # Those of DARTS, appendix A.1.1: what is right for one draw says little of the next.
         betas=(0.5, 0.999),
     )
     optimizer = AlternatingOptimizer(build_optimizer(supernet.network, settings), of_logits)

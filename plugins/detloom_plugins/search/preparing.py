@@ -1,6 +1,5 @@
 """From a space and its ground to the probabilities of its options: weave networks, count costs, train a supernet."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from detloom.data.splits import open_splits
 from detloom.detector import Detector
 from detloom.errors import RecipeError
 from detloom.kinds import Kind
+from detloom.search.figures import COUNTED
 from detloom.search.ground import Ground
 from detloom.search.space import Point, SearchSpace
 from detloom_plugins.search.learning import LogitSettings, batches_of, learn, supernet_recipe
@@ -23,13 +23,6 @@ CELLS = (2, 3)
 """Height and width, in cells of the coarsest level, of the picture that shapes are found with."""
 
 GFLOPS = "gflops"
-COUNTED: Mapping[str, str] = {
-    "parameters": "deployed_parameters",
-    GFLOPS: "deployed_gflops",
-    "training_parameters": "training_parameters",
-    "training_gflops": "training_gflops",
-}
-"""What is counted of a network, and where a report of ``check`` has it."""
 
 
 def probabilities_of(

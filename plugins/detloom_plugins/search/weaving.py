@@ -16,6 +16,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detloom.errors import RecipeError
 from detloom_plugins.search.mixed import Gate, Mixed, parts_of
@@ -47,6 +48,11 @@ class Woven:
         """Make it like the network of a point."""
         for key, gate in self.gates.items():
             gate.choose(indices.get(key, 0))
+
+    def weigh(self, indices: Mapping[str, int]) -> None:
+        """Make it like the network of a point, with all options computed, and those of the point alone weighing."""
+        for key, gate in self.gates.items():
+            gate.weigh(functional.one_hot(torch.tensor(indices.get(key, 0)), gate.num_options).float())
 
 
 def weave(
@@ -238,9 +244,14 @@ def _unlike(woven: Woven, variants: Variants) -> dict[str, int] | None:
             network.load_state_dict(state_of(woven.network))
             with torch.no_grad():
                 right, found = network(variants.example), woven.network.eval()(variants.example)
+                # As where the logits learn: an option may write into what the others read.
+                woven.weigh(indices)
+                beside = woven.network(variants.example)
         except (RuntimeError, AttributeError, TypeError):
             return indices
-        if not _equal(right, found):
+        finally:
+            woven.choose(indices)
+        if not _equal(right, found) or not _equal(right, beside):
             return indices
     return None
 

@@ -1,6 +1,7 @@
 """Who learns when in a supernet, what a draw costs, and that the right option is found."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,14 @@ def losses(net: Supernet, turn: int) -> dict[str, Tensor]:
 
 
 def learned(directory: Path, seed: int, epochs: int = 5) -> Supernet:
-    overrides = {"train.seed": seed, "train.learning_rate": 0.05, "train.warmup_epochs": 0, "train.weight_decay": 0.0}
+    overrides = {
+        "train.seed": seed,
+        "train.learning_rate": 0.05,
+        "train.warmup_epochs": 0,
+        "train.weight_decay": 0.0,
+        # After each step, so that what is killed goes on from the middle of an epoch.
+        "train.checkpoint_minutes": 1e-6,
+    }
     recipe = supernet_recipe(load_recipe("yolov7-tiny-small-data", overrides), epochs)
     return learn(
         woven(seed),
@@ -231,13 +239,20 @@ def test_the_option_that_the_task_needs_becomes_the_most_probable(tmp_path: Path
     assert max(range(3), key=probabilities.__getitem__) == list(OPTIONS).index("absolute")
 
 
-def test_a_supernet_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "batches", [pytest.param(13, id="warm-up"), pytest.param(34, id="weights-next"), pytest.param(35, id="logits-next")]
+)
+def test_a_supernet_that_was_killed_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
     whole = learned(tmp_path / "whole", 0, epochs=3).probabilities()
+    given = count()
 
     def broken(self: Greys, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        if epoch > 2:
-            raise KeyboardInterrupt
-        yield from intact(self, epoch, start_batch)
+        for batch in intact(self, epoch, start_batch):
+            if next(given) == batches:
+                raise KeyboardInterrupt
+            yield batch
 
     intact = Greys.epoch
     with monkeypatch.context() as patch:
@@ -249,12 +264,13 @@ def test_a_supernet_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, mon
 
 
 def test_a_supernet_leaves_out_what_concerns_finished_models() -> None:
-    given = load_recipe("yolov7-tiny-small-data", {"train.freeze": ["backbone"], "train.precision": "float16"})
+    finished = {"train.freeze": ["backbone"], "train.precision": "float16", "train.snapshot_every": 1}
+    given = load_recipe("yolov7-tiny-small-data", finished)
 
     recipe = supernet_recipe(given, 3)
 
     assert "ema" in given.tables
     assert not {"ema", "observers"} & set(recipe.tables)
     train = recipe.train
-    assert (train.epochs, train.nominal_batch, train.evaluate_every) == (3, 0, 0)
+    assert (train.epochs, train.nominal_batch, train.evaluate_every, train.snapshot_every) == (3, 0, 0, 0)
     assert (train.freeze, train.precision) == ((), "auto")

@@ -349,6 +349,16 @@ def test_a_module_that_is_more_than_its_output_is_refused() -> None:
         toy({"act": ["tanh", "factor"]}, lambda act: Reading(nn.Tanh() if act == "tanh" else Factor()))
 
 
+def test_an_option_that_writes_into_what_the_others_read_is_refused() -> None:
+    class Writing(nn.Module):
+        def forward(self, x_BI: Tensor) -> Tensor:
+            return torch.relu_(x_BI) + 1
+
+    # Chosen alone, each option is right: the first one spoils what the second reads where both are computed.
+    with pytest.raises(RecipeError, match=r"'act': the supernet does not compute.* write into what it is given"):
+        toy({"act": ["writing", "tanh"]}, lambda act: Pair(Writing() if act == "writing" else nn.Tanh()))
+
+
 def test_two_keys_that_change_another_place_together_are_refused() -> None:
     def build(*, a: bool, b: bool) -> nn.Module:
         first = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid() if a and b else nn.Identity())

@@ -469,7 +469,7 @@ class SearchStrategy(ABC):
         """Return the next point, or None where nothing is left to try; changes nothing.
 
         The same history, preparation and state of the generator give the same point. A point that was proposed before
-        is not trained again: it has its values at once, and costs no trial.
+        is not trained again: it has the values of the trial before, once that has some, and costs no trial.
 
         Args:
             history: All trials in the order of their proposals. Some may be running still, refused or failed, and have

@@ -26,6 +26,7 @@ __all__ = [
     "STATEMENT",
     "PluginFile",
     "api_complaint",
+    "digests_of",
     "line_of",
     "load_plugin_file",
     "plugin_options",
@@ -95,6 +96,18 @@ def read_plugin_file(path: Path) -> PluginFile:
     except OSError as error:
         raise PluginError(f"{path}: the plugin's file cannot be read: {error.strerror}; correct its path") from error
     return PluginFile(path.resolve(), hashlib.sha256(source).hexdigest(), source)
+
+
+def digests_of(paths: Iterable[Path | str]) -> dict[str, list[str]]:
+    """Return what plugins' files hold now, by name; several may have one name.
+
+    Raises:
+        PluginError: One is not there, cannot be read, or is no Python file.
+    """
+    found: dict[str, list[str]] = {}
+    for file in map(read_plugin_file, map(Path, sorted(set(map(str, paths))))):
+        found.setdefault(file.name, []).append(f"sha256 {file.digest}")
+    return {name: sorted(digests) for name, digests in found.items()}
 
 
 def load_plugin_file(file: PluginFile) -> ModuleType:

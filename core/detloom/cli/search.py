@@ -59,6 +59,7 @@ def command(
     detloom train searches/space/best.toml --data data/bccd
     """
     refuse_lone_address(executor, address)
+    from detloom.errors import DetloomError
     from detloom.search.settings import load_search
 
     # The form of the search is checked before the slow imports.
@@ -67,7 +68,7 @@ def command(
     from detloom.search.directory import SearchDirectory
     from detloom.search.reporting import as_data, write_search
     from detloom.search.running import Task
-    from detloom.search.space import State
+    from detloom.search.space import State, known
     from detloom.study.executor import LocalExecutor, visible_devices
 
     task = Task(loaded)
@@ -77,12 +78,27 @@ def command(
     if dry_run:
         _tell_samples(task, as_json=as_json)
         return
+    parallel = loaded.settings.parallel
+    if jobs > parallel:
+        # Each process would have its share of the cores, and most of them would be idle.
+        click.echo(
+            f"--jobs {jobs}: {search} proposes {parallel} at once; more with `parallel = {jobs}` there", err=True
+        )
+        jobs = parallel
     cluster = opened_cluster(executor, address, out, jobs)
     directory.open(content)
     try:
         held = (directory.lock_number,) if directory.lock_number >= 0 else ()
         local = LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
-        trials = task.run(directory, view=_tell, executor=cluster or local)
+        try:
+            trials = task.run(directory, view=_tell, executor=cluster or local)
+        except (KeyboardInterrupt, DetloomError):
+            # What was found until then may be hours of training.
+            trials = directory.trials(loaded.space)
+            if known(trials):
+                written = write_search(task, trials, out)
+                click.echo(f"what was found until now is in {out / 'report.md'} and {out / 'best.toml'}", err=True)
+            raise
         written = write_search(task, trials, out)
     finally:
         directory.close()

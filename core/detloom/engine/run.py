@@ -29,7 +29,7 @@ import torch
 from detloom.durable import UNFINISHED, remove_leftovers, write_text
 from detloom.errors import ArtifactError, reason, suggest
 from detloom.interfaces import Metrics
-from detloom.json_values import without_nan
+from detloom.json_values import are_equal, without_nan
 from detloom.plugin_source import plugin_options
 from detloom.recipe import PLUGINS, Recipe
 
@@ -375,7 +375,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         one, other, here = old.get(key), new.get(key), f"{path}{key}"
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found += differences(one, other, f"{here}.")
-        elif one != other:
+        elif not are_equal(one, other):
             found.append(f"{here} ({one!r}, now {other!r})")
     return found
 

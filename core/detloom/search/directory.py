@@ -18,9 +18,9 @@ from typing import Any
 
 from detloom.durable import write_text
 from detloom.errors import ArtifactError
-from detloom.search.space import State, Trial
+from detloom.search.space import SearchSpace, State, Trial
 from detloom.study.locking import LockedDirectory
-from detloom.study.work import measured_file
+from detloom.study.work import read_measured
 
 __all__ = ["SearchDirectory"]
 
@@ -48,23 +48,35 @@ class SearchDirectory(LockedDirectory):
 
     def ap(self, number: int) -> float | None:
         """Return the AP of a trial's run, or None where it is not measured yet."""
-        file = measured_file(self.run(number), "last")
-        return float(_read(file)["AP"]) if file.exists() else None
+        measured = read_measured(self.run(number), "last")
+        return None if measured is None else float(measured["AP"])
 
     def prepared(self) -> dict[str, Any] | None:
         """Return what the strategy learned, or None where it has not yet."""
         file = self.path / PREPARED
-        return _read(file) if file.exists() else None
+        if not file.exists():
+            return None
+        content = _read(file)
+        if not isinstance(content, dict):
+            raise ArtifactError(f"{file}: this is not what a strategy learned: {content!r}; begin anew with --out")
+        return content
 
     def keep_prepared(self, content: Mapping[str, Any]) -> None:
         """Keep what the strategy learned."""
         write_text(self.path / PREPARED, json.dumps(content) + "\n")
 
-    def trials(self) -> list[Trial]:
-        """Return what was proposed so far."""
+    def trials(self, space: SearchSpace) -> list[Trial]:
+        """Return what was proposed so far.
+
+        Args:
+            space: Which the points must be of.
+
+        Raises:
+            ArtifactError: The file has something else.
+        """
         file = self.path / TRIALS
         try:
-            return [_trial(each) for each in _read(file)] if file.exists() else []
+            return [_trial(each, number, space) for number, each in enumerate(_read(file))] if file.exists() else []
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{file}: this is no list of trials: {error}; begin anew with --out") from error
 
@@ -73,10 +85,15 @@ class SearchDirectory(LockedDirectory):
         write_text(self.path / TRIALS, json.dumps([asdict(each) for each in trials], indent=1) + "\n")
 
 
-def _trial(content: Mapping[str, Any]) -> Trial:
+def _trial(content: Mapping[str, Any], number: int, space: SearchSpace) -> Trial:
+    point = tuple(content["point"])
+    if complaint := space.complaint(point):
+        raise ValueError(complaint)
+    if content["number"] != number:
+        raise ValueError(f"trial {content['number']} is in the place of trial {number}")
     return Trial(
-        number=int(content["number"]),
-        point=tuple(int(place) for place in content["point"]),
+        number=number,
+        point=point,
         state=State(content["state"]),
         values=tuple(float(value) for value in content["values"]),
         figures=dict(content["figures"]),

@@ -15,13 +15,20 @@ from detloom.export.fidelity import median_ms
 from detloom.export.folding import canvas_of, deploy, network_of
 from detloom.export.targets import Chosen, choose_target
 from detloom.recipe import Recipe
-from detloom.search.ground import drawn
+from detloom.search.ground import drawn_detector
 from detloom.search.settings import AP, Search
 from detloom.search.zero_cost import SCORERS
 
 __all__ = ["COUNTED", "LATENCY", "Figures", "UnknownFigureError", "in_digits"]
 
-COUNTED = ("parameters", "gflops", "training_parameters", "training_gflops")
+COUNTED: Mapping[str, str] = {
+    "parameters": "deployed_parameters",
+    "gflops": "deployed_gflops",
+    "training_parameters": "training_parameters",
+    "training_gflops": "training_gflops",
+}
+"""What is counted of a network, and where a report of ``check`` has it."""
+ALWAYS = ("parameters", "gflops")
 LATENCY = "latency_ms"
 KNOWN = (*COUNTED, *SCORERS, LATENCY)
 
@@ -50,7 +57,7 @@ class Figures:
         self._limits = search.constraints
         asked = [each.name for each in search.space.objectives if each.name != AP]
         # Counting tells at once that a point is impossible, so it always comes first.
-        self.wanted = tuple(dict.fromkeys((*COUNTED[:2], *sorted((*self._limits, *asked), key=self._expense))))
+        self.wanted = tuple(dict.fromkeys((*ALWAYS, *sorted((*self._limits, *asked), key=self._expense))))
         for name in self.wanted:
             if self._chosen is None and name not in KNOWN:
                 raise _unknown(name)
@@ -103,12 +110,7 @@ class _Sources:
     @cached_property
     def _counted(self) -> Mapping[str, float]:
         report = check(self._recipe, num_classes=len(self._names))
-        return {
-            "parameters": report.deployed_parameters,
-            "gflops": report.deployed_gflops,
-            "training_parameters": report.training_parameters,
-            "training_gflops": report.training_gflops,
-        }
+        return {name: getattr(report, attribute) for name, attribute in COUNTED.items()}
 
     @cached_property
     def _of_target(self) -> Mapping[str, float]:
@@ -124,7 +126,7 @@ class _Sources:
             return median_ms(network.module, network.example_BCHW())
 
     def _drawn(self) -> Detector:
-        return drawn(self._recipe, self._names, self._seed)
+        return drawn_detector(self._recipe, self._names, self._seed)
 
 
 def _chosen(search: Search) -> Chosen | None:

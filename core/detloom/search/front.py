@@ -5,7 +5,7 @@ Light: imports no torch. Values are those of trials, in the order of the objecti
 
 from collections.abc import Sequence
 
-from detloom.search.space import Objective, Trial, known
+from detloom.search.space import Objective, State, Trial, known
 
 __all__ = ["best", "front", "hypervolume", "upward"]
 
@@ -18,9 +18,11 @@ def best(history: Sequence[Trial], objectives: Sequence[Objective]) -> Trial | N
 def front(history: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
     """Return the trials that no other is as good as in everything and better in something, the best of each first.
 
+    Other points that came to the recipe of one of them are left out.
+
     Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II (2002), section III, for the terms.
     """
-    trials = known(history)
+    trials = [trial for trial in known(history) if trial.state != State.REPEATED]
     values = [upward(trial.values, objectives) for trial in trials]
     kept = [
         trial

@@ -13,10 +13,10 @@ from detloom.recipe import Recipe
 from detloom.search.space import Point
 from detloom.workshop import workshop
 
-__all__ = ["Ground", "drawn"]
+__all__ = ["Ground", "drawn_detector"]
 
 
-def drawn(recipe: Recipe, names: Sequence[str], seed: int) -> Detector:
+def drawn_detector(recipe: Recipe, names: Sequence[str], seed: int) -> Detector:
     """Return the detector of a recipe with weights that are drawn, whatever the recipe starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -52,10 +52,13 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
     canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH + 32) * FINE), across, fill=BLACK, font=text, anchor="mt")
     for trial in trials:
         _dot(canvas, at(trial), OTHER)
-    steps = sorted((at(trial) for trial in chosen), key=lambda place: place[0])
-    # The front is what is reached at a cost, so it goes in steps.
-    for (x, y), (later, up_there) in itertools.pairwise(steps):
-        canvas.line([(x, y), (later, y), (later, up_there)], fill=BETTER, width=2 * FINE)
+    is_wanted_high = len(objectives) > 1 and objectives[1].is_maximised
+    # Of three objectives the front is a surface, of which two say no line.
+    steps = sorted({at(trial) for trial in chosen}) if len(objectives) < 3 else []
+    for (x, y), (later, other_y) in itertools.pairwise(steps):
+        # The steps are the edge of what the front is better than.
+        corner = (x, other_y) if is_wanted_high else (later, y)
+        canvas.line([(x, y), corner, (later, other_y)], fill=BETTER, width=2 * FINE)
     # Points of equal values have one dot and one text.
     numbers: dict[tuple[float, float], list[str]] = {}
     for trial in chosen:

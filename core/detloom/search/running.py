@@ -1,7 +1,7 @@
 """Run a search: ask the strategy for points, refuse what is impossible, train the others, keep what was found."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,23 +15,20 @@ from detloom.detector import Detector
 from detloom.errors import DetloomError, PluginError, RecipeError
 from detloom.interfaces import SearchStrategy
 from detloom.kinds import Kind
-from detloom.plugin_source import read_plugin_file
+from detloom.plugin_source import digests_of
 from detloom.recipe import Recipe, load_recipe
 from detloom.search.directory import SearchDirectory
 from detloom.search.figures import Figures, UnknownFigureError, in_digits
-from detloom.search.ground import Ground, drawn
+from detloom.search.ground import Ground, drawn_detector
 from detloom.search.settings import AP, Search
 from detloom.search.space import FRUITLESS, Point, State, Trial
-from detloom.study.ablation import data_of
+from detloom.study.ablation import View, data_of
 from detloom.study.cells import label_of, overrides_of
 from detloom.study.executor import Executor, WorkItem
 from detloom.study.work import train_task
 from detloom.workshop import workshop
 
-__all__ = ["Task", "View", "label"]
-
-View = Callable[[str, int, int], None]
-"""Told what happened, how many trials are done, and how many there may be."""
+__all__ = ["Task", "label"]
 
 
 class Task:
@@ -85,8 +82,7 @@ class Task:
         """Return the search with its recipe, and what its plugins' files hold, so that no change goes unseen."""
         # What the recipe says counts, and not from where its file is seen.
         content = {**self.search.as_data(), "recipe": self.base.tables, "names": self.names}
-        files = [read_plugin_file(Path(path)) for path in self.base.plugins]
-        return {**content, "plugins": {file.name: f"sha256 {file.digest}" for file in files}}
+        return {**content, "plugins": digests_of(self.base.plugins)}
 
     def run(self, directory: SearchDirectory, *, view: View, executor: Executor) -> list[Trial]:
         """Do what is left to do of a search; its directory is open. Return all trials.
@@ -96,7 +92,7 @@ class Task:
 
         Args:
             directory: Where the trials lie.
-            view: Told of each point.
+            view: Told of each point, and how many trials are done of those that there may be.
             executor: Who trains.
 
         Raises:
@@ -158,7 +154,7 @@ class Task:
 
     def _detector(self, point: Point) -> Detector:
         recipe = self.recipe(point)
-        return drawn(recipe, self.names, recipe.train.seed + self.search.settings.seed)
+        return drawn_detector(recipe, self.names, recipe.train.seed + self.search.settings.seed)
 
     def item(self, trial: Trial, directory: SearchDirectory) -> WorkItem:
         """Return the work of training a trial."""
@@ -191,9 +187,10 @@ class _Progress:
         self._prepared = prepared
         self._view = view
         self._space = task.search.space
+        self._known_as: dict[Point, str | None] = {}
         self.trials = [
             replace(trial, state=State.RUNNING, reason="") if trial.state == State.FAILED else trial
-            for trial in directory.trials()
+            for trial in directory.trials(task.search.space)
         ]
 
     def next_wave(self) -> list[Trial]:
@@ -209,7 +206,9 @@ class _Progress:
             fruitless = 0 if trial.counts else fruitless + 1
             self.trials.append(trial)
             self._tell(trial)
-        # A whole wave at once: proposed again in part, it would know more.
+            if not self._running:
+                self._directory.keep_trials(self.trials)
+        # What is to be trained is kept as a whole wave: proposed again in part, it would know more.
         self._directory.keep_trials(self.trials)
         if fruitless >= FRUITLESS:
             self._view(f"{FRUITLESS} proposals were refused or known, so the search ends", *self._counts)
@@ -225,6 +224,10 @@ class _Progress:
         else:
             trial = self._finished(replace(trial, figures={AP: ap, **trial.figures}))
         self.trials[number] = trial
+        for again in self.trials:
+            # What was proposed again while this one ran has its values from now on.
+            if again.state == State.REPEATED and not again.values and self._are_one(again.point, trial.point):
+                self.trials[again.number] = replace(again, values=trial.values, figures=trial.figures)
         self._directory.keep_trials(self.trials)
         self._tell(trial)
 
@@ -254,13 +257,30 @@ class _Progress:
             name = self._task.search.strategy["use"]
             raise PluginError(f"the strategy '{name}' proposed something that is no point: {complaint}")
         for before in self.trials:
-            if before.point == point:
-                state = State.REFUSED if before.state in (State.REFUSED, State.FAILED) else State.REPEATED
-                return replace(before, number=number, state=state, reason=f"proposed before, as trial {before.number}")
+            if self._are_one(before.point, point):
+                reason = f"proposed before, as trial {before.number}"
+                return replace(before, number=number, point=point, state=State.REPEATED, reason=reason)
         trial = self._task.measured(Trial(number, point, State.RUNNING))
         if trial.state == State.REFUSED or self._task.search.trains:
             return trial
         return self._finished(trial)
+
+    def _are_one(self, point: Point, other: Point) -> bool:
+        """Return whether two points are the same, or make the same recipes, as scalings do that are rounded alike."""
+        if point == other:
+            return True
+        made = self._made(point)
+        return made is not None and made == self._made(other)
+
+    def _made(self, point: Point) -> str | None:
+        """Return what a point comes to, or None where it is impossible."""
+        if point not in self._known_as:
+            try:
+                recipes = (self._task.recipe(point), load_recipe(self._task.recipe(point, is_final=True)))
+                self._known_as[point] = json.dumps([recipe.tables for recipe in recipes], sort_keys=True)
+            except RecipeError:
+                self._known_as[point] = None
+        return self._known_as[point]
 
     def _finished(self, trial: Trial) -> Trial:
         values = tuple(trial.figures[each.name] for each in self._space.objectives)

@@ -31,6 +31,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from detloom.errors import RecipeError
+from detloom.json_values import are_equal
 from detloom.recipe import USE
 from detloom.search.space import Choice, Objective, SearchSpace
 from detloom.settings import validated
@@ -104,7 +105,8 @@ class Search:
             # Where they lie is no part of the search; what they hold is that of its recipe.
             **self.settings.model_dump(mode="json", exclude={"plugins"}),
             "name": self.name,
-            "space": {choice.key: list(choice.options) for choice in self.space.choices},
+            # Points are places in this order, which a mapping does not keep.
+            "space": [[choice.key, list(choice.options)] for choice in self.space.choices],
             "constraints": dict(self.constraints),
             "search": dict(self.strategy),
             "overrides": dict(self.overrides),
@@ -157,11 +159,19 @@ def _range(table: Mapping[str, Any]) -> list[float]:
     """Return the values of ``{ low, high, step }`` or ``{ low, high, count, log }``."""
     low, high = table["low"], table["high"]
     if "step" in table:
-        return [low + place * table["step"] for place in range(math.floor((high - low) / table["step"] + 1e-9) + 1)]
+        values = [low + place * table["step"] for place in range(math.floor((high - low) / table["step"] + 1e-9) + 1)]
+        return [_without_dust(each) for each in values]
     count = table["count"]
     shares = [place / (count - 1) for place in range(count)]
     values = [low * (high / low) ** share if table.get("log") else low + (high - low) * share for share in shares]
-    return values if isinstance(low, float) or isinstance(high, float) else sorted({round(each) for each in values})
+    if isinstance(low, float) or isinstance(high, float):
+        return [_without_dust(each) for each in values]
+    return sorted({round(each) for each in values})
+
+
+def _without_dust(number: float) -> float:
+    """Return a number as somebody would have written it: 0.3, and not the 0.30000000000000004 of a sum."""
+    return number if isinstance(number, int) else float(f"{number:.12g}")
 
 
 def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -214,7 +224,7 @@ def _choice_complaints(key: str, options: Any, where: str) -> Iterator[str]:
             f"{where}: '{key}' must be an array of two options at least, or a range as {{ low = 16, high = 64, step = "
             f"16 }}; got {options!r}"
         )
-    elif any(_is_same(each, other) for place, each in enumerate(options) for other in options[:place]):
+    elif any(are_equal(each, other) for place, each in enumerate(options) for other in options[:place]):
         yield f"{where}: '{key}' has an option twice: {options!r}"
 
 
@@ -253,7 +263,3 @@ def _objective_complaints(settings: SearchSettings, where: str) -> Iterator[str]
             f"{where}: 'objectives' begins with '{names[0]}'; what is wanted before all is one of "
             f"{', '.join(MAXIMISED)}: the cheapest point alone is found by sorting, not by a search"
         )
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)

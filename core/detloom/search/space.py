@@ -91,7 +91,7 @@ class State(StrEnum):
     FINISHED = "finished"
     REFUSED = "refused"  # by `check` or a constraint, before anything ran
     FAILED = "failed"
-    REPEATED = "repeated"  # its values are those of the trial before
+    REPEATED = "repeated"  # its values are those of the trial before, once that has some
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Trial:
         number: In the order of proposals, from 0.
         point: What was proposed.
         state: What became of it.
-        values: Of the objectives, in their order; empty unless it is finished or repeated.
+        values: Of the objectives, in their order; empty unless it is finished, or repeats one that is.
         figures: All that is known of it, by name.
         reason: Why it was refused or failed.
     """

@@ -26,7 +26,7 @@ TIMED_SIDE = 2
 
 
 class View(Protocol):
-    """What is told while a study runs."""
+    """What is told while a study or a search runs."""
 
     def __call__(self, text: str, done: int, total: int, /) -> None:
         """Take what happened, and how many runs of all are done."""

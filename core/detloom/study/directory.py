@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detloom.durable import write_text
-from detloom.plugin_source import read_plugin_file
+from detloom.plugin_source import digests_of
 from detloom.study.cells import Cell
 from detloom.study.locking import LockedDirectory
 from detloom.study.matches import Weights
@@ -72,7 +72,4 @@ def content_of(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
     """Return the study with its recipes, resolved, and what its plugins' files hold, so that no change goes unseen."""
     recipes = {cell.name: cell.recipe for cell in cells if cell.recipe is not None}
     content = {**study.as_data(), "recipes": {name: recipe.tables for name, recipe in recipes.items()}}
-    paths = sorted({path for recipe in recipes.values() for path in recipe.plugins})
-    if files := [read_plugin_file(Path(path)) for path in paths]:
-        content["plugins"] = {file.name: f"sha256 {file.digest}" for file in files}
-    return content
+    return {**content, "plugins": digests_of(path for recipe in recipes.values() for path in recipe.plugins)}

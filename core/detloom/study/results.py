@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from detloom.assembly import CheckReport
-from detloom.errors import ArtifactError, DataError
+from detloom.errors import DataError
 from detloom.study.matches import Matches, Weights, matches_file
 from detloom.study.statistics import Difference, compare, draw_images, draw_seeds, holm, statement
-from detloom.study.work import measured_file
+from detloom.study.work import read_measured
 
 __all__ = ["CellResult", "Comparison", "RunResult", "compared", "read_result"]
 
@@ -120,14 +120,10 @@ def read_result(directory: Path, seed: int, error: str = "", weights: Weights = 
     """Return what is known of a run."""
     curve = _curve(directory)
     seconds = sum(epoch["seconds"] or 0.0 for epoch in curve) if curve else None
-    file = measured_file(directory, weights)
-    try:
-        measured = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    measured = read_measured(directory, weights)
+    if measured is None:
         return RunResult(seed, directory, "failed" if error else "pending", error, seconds=seconds, curve=curve)
-    except (OSError, ValueError) as broken:
-        raise ArtifactError(f"{file}: cannot be read: {broken}; remove the file") from broken
-    ap, memory = measured["AP"], measured["peak_memory_mib"]
+    ap, memory = measured["AP"], measured.get("peak_memory_mib")
     matches = matches_file(directory, weights)
     return RunResult(
         seed, directory, "finished", matches=matches, ap=ap, seconds=seconds, peak_memory_mib=memory, curve=curve

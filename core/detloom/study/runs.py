@@ -14,7 +14,7 @@ from detloom.study.matches import Matches, Weights, matches_file
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult, compared, read_result
 from detloom.study.statistics import METHOD
-from detloom.study.work import digest, latency, measure, measured_file, weights_of
+from detloom.study.work import digest, latency, measure, read_measured, weights_of
 from detloom.workshop import workshop
 
 __all__ = ["compare_runs", "grouped"]
@@ -120,13 +120,16 @@ def _measure_once(run: Path, weights: Weights, data: str | None) -> None:
     artifact = weights_of(run, weights)
     if not artifact.exists():
         raise ArtifactError(f"{artifact}: there is no such artifact; has the run finished an epoch?")
-    known = measured_file(run, weights)
     matches = matches_file(run, weights)
-    if data is None and known.exists() and matches.exists() and Matches.read(matches).source == digest(artifact):
+    if (
+        data is None
+        and read_measured(run, weights)
+        and matches.exists()
+        and Matches.read(matches).source == digest(artifact)
+    ):
         return
     # What its training needed does not depend on the weights that are measured.
-    seen = (file for each in WEIGHTS if (file := measured_file(run, each)).exists())
-    memories = [json.loads(file.read_text(encoding="utf-8"))["peak_memory_mib"] for file in seen]
+    memories = [(read_measured(run, each) or {}).get("peak_memory_mib") for each in WEIGHTS]
     measure(run, weights=weights, data=data, peak_memory=next((each for each in memories if each is not None), None))
 
 

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from detloom.errors import RecipeError, suggest
+from detloom.json_values import are_equal
 from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
 from detloom.settings import validated
 
@@ -205,7 +206,7 @@ def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
             yield text
         elif not isinstance(values, list) or len(values) < 2:
             yield f"{where}: '{key}' must be an array of two values at least, the baseline's first; got {values!r}"
-        elif any(value in values[:place] for place, value in enumerate(values)):
+        elif any(are_equal(value, before) for place, value in enumerate(values) for before in values[:place]):
             yield f"{where}: '{key}' has a value twice: {values!r}"
 
 

@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from detloom.durable import write_text
-from detloom.errors import DataError, DetloomError, TrainingError
+from detloom.errors import ArtifactError, DataError, DetloomError, TrainingError
 from detloom.recipe import Recipe
 from detloom.study.executor import ERROR_MARK, INTERRUPTED, MISTAKE
 from detloom.workshop import workshop
@@ -25,7 +25,16 @@ from detloom.workshop import workshop
 if TYPE_CHECKING:
     from detloom.study.matches import Weights
 
-__all__ = ["latency", "latency_task", "measure", "measured_file", "perform", "train_task", "weights_of"]
+__all__ = [
+    "latency",
+    "latency_task",
+    "measure",
+    "measured_file",
+    "perform",
+    "read_measured",
+    "train_task",
+    "weights_of",
+]
 
 # Of timing a detector: passes at least, and seconds after which no more are begun.
 FEWEST, LONG_ENOUGH = 5, 3.0
@@ -160,6 +169,26 @@ def latency(artifact: Path) -> dict[str, Any]:
 def measured_file(run: Path, weights: "Weights") -> Path:
     """Return where it is kept what a study knows of a finished run beside its matches; written last."""
     return run / f"measured-{weights}.json"
+
+
+def read_measured(run: Path, weights: "Weights") -> dict[str, Any] | None:
+    """Return what is kept in the measured file of a run, or None where the run is not finished.
+
+    Raises:
+        ArtifactError: Something else is in the file.
+    """
+    file = measured_file(run, weights)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        float(content["AP"])
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as broken:
+        raise ArtifactError(
+            f"{file}: this is not what a run was measured with: {broken}; remove the file, and it is measured anew"
+        ) from broken
+    found: dict[str, Any] = content
+    return found
 
 
 def weights_of(run: Path, weights: "Weights") -> Path:

@@ -15,12 +15,12 @@ from detloom.errors import ArtifactError, ExportError, PluginError, RecipeError
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.search.directory import SearchDirectory
-from detloom.search.front import best
+from detloom.search.front import best, front
 from detloom.search.reporting import as_data, write_search
 from detloom.search.running import Task
 from detloom.search.settings import load_search
 from detloom.search.space import FRUITLESS, State, Trial
-from detloom.study.executor import Outcome, WorkItem
+from detloom.study.executor import LocalExecutor, Outcome, WorkItem
 
 PLUGIN = '''
 """In order: each point after the other, the first of them twice."""
@@ -188,6 +188,108 @@ def test_search_that_was_stopped_goes_on_to_the_same_trials(
     assert len(rest.trained) == 4 - stops_after
 
 
+def test_trials_that_train_nothing_are_kept_one_by_one(folder: Path, tmp_path: Path) -> None:
+    task = changed(folder, ('["AP", "gflops"]', '["naswot", "latency_ms"]'))
+    directory = SearchDirectory(tmp_path)
+    directory.open(task.content())
+
+    def stop(_text: str, done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        task.run(directory, view=stop, executor=Oracle())
+    directory.close()
+    kept = directory.trials(task.search.space)
+
+    # The third is told before it is kept, and is found again.
+    assert [trial.state for trial in kept] == [State.FINISHED, State.REPEATED, State.FINISHED, State.REFUSED]
+    assert searched(task, tmp_path)[: len(kept)] == kept
+
+
+def test_point_that_is_proposed_again_while_it_runs_has_its_values_in_the_end(folder: Path, tmp_path: Path) -> None:
+    task = changed(folder, ("trials = 4", "trials = 4\nparallel = 2"))
+
+    trials = searched(task, tmp_path)
+
+    assert (trials[1].state, trials[1].point) == (State.REPEATED, trials[0].point)
+    assert trials[1].values == trials[0].values != ()
+    assert searched(task, tmp_path) == trials
+
+
+def test_points_that_come_to_one_recipe_are_trained_once(folder: Path, tmp_path: Path) -> None:
+    twins = '"head.implicit" = [true, false]', 'assigner = ["yolov7", { use = "yolov7" }]'
+    oracle = Oracle()
+
+    trials = searched(changed(folder, twins, ("trials = 4", "trials = 6")), tmp_path, oracle)
+
+    finished = [trial for trial in trials if trial.state == State.FINISHED]
+    again = [trial for trial in trials if trial.state == State.REPEATED]
+    assert [trial.point for trial in finished] == [(0, 0), (0, 1)]
+    assert [trial.point for trial in again] == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert [trial.values for trial in again] == [finished[0].values, finished[0].values, finished[1].values, ()]
+    assert len(oracle.trained) == 2
+    assert {trial.point[0] for trial in front(trials, changed(folder).search.space.objectives)} == {0}
+
+
+def test_keys_in_another_order_are_another_search(folder: Path, tmp_path: Path) -> None:
+    one, other = SEARCH.split("[space]\n")[1].splitlines()[:2]
+    searched(changed(folder), tmp_path)
+
+    with pytest.raises(ArtifactError, match="it differs in space"):
+        searched(changed(folder, (f"{one}\n{other}", f"{other}\n{one}")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("trials.json", '[{"number": 0, "point": [9, 0]}]', "trials.json: .*'head.implicit' is one of 0 to 1; got 9"),
+        ("trials.json", '[{"number": 4, "point": [0, 0]}]', "trials.json: .*trial 4 is in the place of trial 0"),
+        ("trials.json", "{", "trials.json: cannot be read"),
+        ("prepared.json", "[]", "prepared.json: this is not what a strategy learned"),
+        ("trials/0000/run/measured-last.json", "{}", "measured-last.json: .* remove the file"),
+    ],
+)
+def test_files_that_hold_something_else_are_told(
+    folder: Path, tmp_path: Path, file: str, content: str, complaint: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        searched(changed(folder), tmp_path, Oracle(stops_after=0))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+
+    with pytest.raises(ArtifactError, match=complaint):
+        searched(changed(folder), tmp_path, Oracle(fails=[0]))
+
+
+def test_search_that_is_stopped_leaves_a_report_of_what_it_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = Oracle(stops_after=2)
+    monkeypatch.setattr("detloom.study.executor.LocalExecutor.run", lambda _self, items: oracle.run(items))
+
+    result = CliRunner().invoke(cli, ["search", str(folder / "small.toml"), "-o", str(tmp_path / "out")])
+
+    assert result.exit_code == 130
+    assert "what was found until now" in result.output
+    assert load_recipe(tmp_path / "out" / "best.toml").tables["backbone"]["hidden"] == [8, 8, 8, 8]
+
+
+def test_more_jobs_than_points_at_once_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+
+    def run(self: LocalExecutor, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
+        jobs.append(self.jobs)
+        return Oracle().run(items)
+
+    monkeypatch.setattr(LocalExecutor, "run", run)
+
+    result = CliRunner().invoke(cli, ["search", str(folder / "small.toml"), "-o", str(tmp_path / "out"), "--jobs", "4"])
+
+    assert "proposes 1 at once; more with `parallel = 4`" in result.output
+    assert set(jobs) == {1}
+
+
 def test_finished_search_trains_nothing_more(folder: Path, tmp_path: Path) -> None:
     task, again = changed(folder), Oracle()
     whole = searched(task, tmp_path)
@@ -254,7 +356,7 @@ def test_figures_of_a_chip_hold_points_down(folder: Path, tmp_path: Path) -> Non
 
     trials = searched(changed(folder, *changes), tmp_path)
 
-    assert {trial.state for trial in trials} == {State.REFUSED}
+    assert {trial.state for trial in trials} == {State.REFUSED, State.REPEATED}
     assert trials[0].figures["sram_kib"] > 1
 
 

@@ -28,7 +28,9 @@ def complaint(tmp_path: Path, text: str) -> str:
     [
         ("{ low = 8, high = 32, step = 8 }", (8, 16, 24, 32)),
         ("{ low = 8, high = 30, step = 8 }", (8, 16, 24)),
-        ("{ low = 0.1, high = 0.3, step = 0.1 }", (0.1, 0.2, pytest.approx(0.3))),
+        ("{ low = 0.1, high = 0.3, step = 0.1 }", (0.1, 0.2, 0.3)),
+        ("{ low = 0.0, high = 0.6, step = 0.15 }", (0.0, 0.15, 0.3, 0.45, 0.6)),
+        ("{ low = 0.2, high = 0.9, count = 8 }", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
         ("{ low = 1, high = 4, count = 4 }", (1, 2, 3, 4)),
         ("{ low = 1, high = 3, count = 9 }", (1, 2, 3)),
         ("{ low = 1e-4, high = 1e-2, count = 3, log = true }", pytest.approx((1e-4, 1e-3, 1e-2))),

@@ -9,8 +9,9 @@ stands beside. Ends with the best AP and the hypervolume of each strategy, and w
 over the seeds, with its 95 % interval (Student's t over the paired seeds). As a point is always trained with one seed,
 the interval covers what strategies draw, not what another training of the same point would give.
 
-What a strategy trains before its first trial, as `gradient` does, is paid with trials: its seconds over the mean
-seconds of a training, rounded up, are taken from the end of its trials. So let nothing else run meanwhile.
+What a strategy trains before its first trial, as `gradient` does, is paid with trials: its seconds over those of a
+training that is done anew and alone for this, rounded up, are taken from the end of its trials. So let nothing else run
+while such a strategy learns.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import json
 import math
 import shutil
 import statistics
+import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -49,32 +51,48 @@ class Remembering:
 
     def run(self, items: Iterable[WorkItem]) -> Generator[Outcome, None, None]:
         """Yield the outcome of each item: of one that is known at once."""
-        listed = list(items)
-        new = [
-            replace(each, task={**each.task, "out": str(self._place(each))}) for each in listed if self._is_new(each)
-        ]
-        errors = {outcome.item.name: outcome.error for outcome in self.local.run(new)}
-        for item in listed:
-            if self._is_new(item):
-                yield Outcome(item, errors.get(item.name) or "the process left no result")
-                continue
-            out = Path(item.task["out"])
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self._place(item) / MEASURED, out / MEASURED)
-            yield Outcome(item)
+        asking: dict[Path, list[WorkItem]] = {}
+        for item in items:
+            place = self._place(item)
+            if (place / MEASURED).exists():
+                yield _handed(item, place)
+            else:
+                asking.setdefault(place, []).append(item)
+        new = [replace(same[0], task={**same[0].task, "out": str(place)}) for place, same in asking.items()]
+        for outcome in self.local.run(new):
+            place = Path(outcome.item.task["out"])
+            yield from (_handed(item, place, outcome.error) for item in asking[place])
 
     def _place(self, item: WorkItem) -> Path:
         told = [item.task["recipe"]["tables"], str(Path(item.task["data"]).resolve()), item.task["plugins"]]
         text = json.dumps(told, sort_keys=True)
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _is_new(self, item: WorkItem) -> bool:
-        return not (self._place(item) / MEASURED).exists()
 
-    def seconds(self) -> float:
-        """Return what a training took in the mean, or infinity where none was finished."""
-        taken = [read_result(run, 0).seconds for run in self.folder.iterdir() if (run / MEASURED).exists()]
-        return statistics.mean(each or 0.0 for each in taken) if taken else math.inf
+def _handed(item: WorkItem, place: Path, error: str = "") -> Outcome:
+    """Give an item what its recipe was measured as, wherever that was trained."""
+    if not (place / MEASURED).exists():
+        return Outcome(item, error or "the process left no result")
+    out = Path(item.task["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(place / MEASURED, out / MEASURED)
+    return Outcome(item)
+
+
+def seconds_of_a_training(search: Search) -> float:
+    """Return what the training of the first point takes, with nothing beside it.
+
+    Raises:
+        SystemExit: It fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        directory = SearchDirectory(Path(folder))
+        task = Task(replace(search, strategy={"use": "random"}))
+        first = Trial(0, (0,) * len(search.space.choices), State.RUNNING)
+        for outcome in LocalExecutor().run([task.item(first, directory)]):
+            if outcome.error:
+                raise SystemExit(f"the first point cannot be trained: {outcome.error}")
+        return read_result(directory.run(0), 0).seconds or math.inf
 
 
 def searched(search: Search, out: Path, executor: Remembering) -> tuple[list[Trial], int]:
@@ -90,7 +108,7 @@ def searched(search: Search, out: Path, executor: Remembering) -> tuple[list[Tri
         spent = (directory.prepared() or {}).get("seconds", 0.0)
     finally:
         directory.close()
-    cost = math.ceil(spent / executor.seconds())
+    cost = math.ceil(spent / seconds_of_a_training(search)) if spent else 0
     return within(trials, search.space.trials - cost), cost
 
 
@@ -179,6 +197,8 @@ def _print_table(
     print("| strategy | " + " | ".join(f"{name} | to random" for name in figures) + " |")
     print("|---" * (1 + 2 * len(figures)) + "|")
     for strategy in dict.fromkeys(name for name, _ in values):
+        if (strategy, seeds - 1) not in values:
+            continue
         cells = []
         for figure in figures.values():
             mine = [figure(values[strategy, seed]) for seed in range(seeds)]

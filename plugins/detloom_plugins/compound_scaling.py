@@ -19,7 +19,9 @@ __all__ = ["CompoundScaling"]
 
 
 class CompoundScaling(Scaling):
-    """Deeper blocks and wider transitions, together; the widths inside blocks stay. The defaults make YOLOv7-X.
+    """Deeper blocks and wider transitions, together; the widths inside blocks stay.
+
+    The defaults make YOLOv7-X of ``yolov7x-light``.
 
     Args:
         depth: Factor of the depths of blocks, rounded to whole numbers.

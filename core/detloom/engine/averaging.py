@@ -20,7 +20,7 @@ from detloom.detector import Detector
 from detloom.engine.evaluate import build_evaluator
 from detloom.engine.likeness import misfit
 from detloom.engine.predict import check_device
-from detloom.engine.soup import Kitchen, Progress, Total
+from detloom.engine.soup import AveragedDetector, Progress, Total
 from detloom.engine.statistics import running_norms
 from detloom.errors import ArtifactError, DataError, RecipeError
 from detloom.kinds import Kind
@@ -126,61 +126,63 @@ def average(
     first, parts = _fitting(paths, say)
     own = _recipe_of(first, parts)
     recipe = load_recipe(own, overrides, plugins=plugins)
-    kitchen = Kitchen(load_artifact(paths[0]), recipe, say, renews=recalibrate is not False)
+    averaged = AveragedDetector(load_artifact(paths[0]), recipe, say, renews=recalibrate is not False)
     if device is not None:
         check_device(device)
-        kitchen.detector.to(device)
+        averaged.detector.to(device)
     found: list[dict[str, float]] = []
     if data is not None:
-        kitchen.train, kitchen.val = open_splits(
+        averaged.train, averaged.val = open_splits(
             data, recipe.data, recipe.tables.get(Kind.DATASET), seed=recipe.train.seed
         )
-        refuse_faults((kitchen.train, kitchen.val), skip_bad=recipe.data.skip_bad)
+        refuse_faults((averaged.train, averaged.val), skip_bad=recipe.data.skip_bad)
         # A mistake in its settings does not wait for the pictures.
-        build_evaluator(recipe, kitchen.val)
-        found = _measured(kitchen, parts, greedy=greedy)
+        build_evaluator(recipe, averaged.val)
+        found = _measured(averaged, parts, greedy=greedy)
         parts = tuple(replace(part, ap=metrics["AP"]) for part, metrics in zip(parts, found, strict=True))
     metrics: Mapping[str, float] | None = None
     if greedy:
-        parts, metrics = _greedy(kitchen, parts, found)
+        parts, metrics = _greedy(averaged, parts, found)
     else:
-        parts = _mixed(kitchen, parts, each_weight, say)
+        parts = _mixed(averaged, parts, each_weight, say)
         if data is not None:
-            metrics = kitchen.measure("evaluating the average")
+            metrics = averaged.measure("evaluating the average")
     method = "greedy" if greedy else "uniform" if weights is None else "weighted"
-    notices = tuple(_notices(kitchen, parts, metrics))
-    made = Average(kitchen.detector, parts, method, kitchen.pictures, metrics, notices)
+    notices = tuple(_notices(averaged, parts, metrics))
+    made = Average(averaged.detector, parts, method, averaged.pictures, metrics, notices)
     if target is not None:
         save_artifact(target, made.detector, recipe=own, names=first.names, extra=_noted(made))
     return made
 
 
-def _measured(kitchen: Kitchen, parts: Sequence[Part], *, greedy: bool) -> list[dict[str, float]]:
+def _measured(averaged: AveragedDetector, parts: Sequence[Part], *, greedy: bool) -> list[dict[str, float]]:
     """Return the metrics of each part, with the statistics that it was trained with."""
     found = []
     for number, part in enumerate(parts, 1):
-        kitchen.serve(Total().with_(read_artifact(part.path).tensors))
-        found.append(kitchen.measure(f"evaluating part {number} of {len(parts)}"))
+        averaged.take(Total().with_(read_artifact(part.path).tensors))
+        found.append(averaged.measure(f"evaluating part {number} of {len(parts)}"))
         if greedy and math.isnan(found[-1]["AP"]):
             raise DataError("a greedy average needs a validation split with objects: AP cannot be measured on this one")
     return found
 
 
-def _mixed(kitchen: Kitchen, parts: Sequence[Part], weights: Sequence[float], say: Progress) -> tuple[Part, ...]:
-    """Leave the weighted mean of the parts in the kitchen; return them with their shares."""
+def _mixed(
+    averaged: AveragedDetector, parts: Sequence[Part], weights: Sequence[float], say: Progress
+) -> tuple[Part, ...]:
+    """Leave the weighted mean of the parts in the detector; return them with their shares."""
     total = Total()
     for done, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
         total = total.with_(read_artifact(part.path).tensors, weight)
         say("averaging", done, len(parts))
-    kitchen.serve(total)
+    averaged.take(total)
     whole = math.fsum(weights)
     return tuple(replace(part, weight=weight / whole) for part, weight in zip(parts, weights, strict=True))
 
 
 def _greedy(
-    kitchen: Kitchen, parts: Sequence[Part], found: Sequence[dict[str, float]]
+    averaged: AveragedDetector, parts: Sequence[Part], found: Sequence[dict[str, float]]
 ) -> tuple[tuple[Part, ...], dict[str, float]]:
-    """Leave the best soup in the kitchen; return which parts it has, and its metrics.
+    """Leave the best soup in the detector; return which parts it has, and its metrics.
 
     Each soup is measured with the statistics that it would be served with.
     """
@@ -189,20 +191,20 @@ def _greedy(
     soup, used, metrics = Total().with_(read_artifact(parts[order[0]].path).tensors), {order[0]}, found[order[0]]
     for position, index in enumerate(order[1:], 2):
         larger = soup.with_(read_artifact(parts[index].path).tensors)
-        kitchen.serve(larger)
-        tried = kitchen.measure(f"evaluating soup {position} of {len(parts)}")
+        averaged.take(larger)
+        tried = averaged.measure(f"evaluating soup {position} of {len(parts)}")
         if tried["AP"] >= metrics["AP"]:
             soup, metrics = larger, tried
             used.add(index)
-    kitchen.serve(soup)
+    averaged.take(soup)
     share = 1 / len(used)
     return tuple(replace(part, weight=share * (index in used)) for index, part in enumerate(parts)), metrics
 
 
-def _notices(kitchen: Kitchen, parts: Sequence[Part], metrics: Mapping[str, float] | None) -> Iterator[str]:
+def _notices(averaged: AveragedDetector, parts: Sequence[Part], metrics: Mapping[str, float] | None) -> Iterator[str]:
     """Yield what should be known of the average."""
     used = sum(part.used for part in parts)
-    if used > 1 and not kitchen.pictures and running_norms(kitchen.detector, kitchen.recipe.train.freeze):
+    if used > 1 and not averaged.pictures and running_norms(averaged.detector, averaged.recipe.train.freeze):
         yield (
             "its batch norm statistics are the mean of the parts', which fits none of the averaged layers, and may "
             "cost much of its AP; with --data they are computed over the training pictures"
@@ -220,7 +222,7 @@ def _notices(kitchen: Kitchen, parts: Sequence[Part], metrics: Mapping[str, floa
             f"its AP is {best.ap - metrics['AP']:.3f} below that of {best.path}: parts that had no common start, or "
             "went far from it, have no useful average; --greedy leaves out those that lower it"
         )
-    if kitchen.val is not None and kitchen.recipe.data.holdout and len({part.seed for part in parts}) > 1:
+    if averaged.val is not None and averaged.recipe.data.holdout and len({part.seed for part in parts}) > 1:
         yield (
             "what is held out follows train.seed, in which the parts differ: each AP is on pictures that other parts "
             "learned from; measure on a validation split of its own"

@@ -15,7 +15,7 @@ from detloom.engine.evaluate import evaluate
 from detloom.engine.statistics import renew_statistics_, running_norms, training_pictures
 from detloom.recipe import Recipe
 
-__all__ = ["Kitchen", "Progress", "Total"]
+__all__ = ["AveragedDetector", "Progress", "Total"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,7 +52,7 @@ class Total:
         }
 
 
-class Kitchen:
+class AveragedDetector:
     """A detector that is given weights, statistics for them, and is measured.
 
     Args:
@@ -76,7 +76,7 @@ class Kitchen:
         self._renews = renews
         self._say = say
 
-    def serve(self, total: Total) -> None:
+    def take(self, total: Total) -> None:
         """Take the mean of a sum; of several artifacts, with statistics of its own where there are pictures."""
         self.detector.load_state_dict(total.mean())
         self.pictures = 0

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from detloom.search.running import Task
 from detloom.search.settings import load_search
 from detloom.search.space import FRUITLESS, State, Trial
 from detloom.study.executor import LocalExecutor, Outcome, WorkItem
+
+ROOT = Path(__file__).parents[3]
 
 PLUGIN = '''
 """In order: each point after the other, the first of them twice."""
@@ -436,7 +439,7 @@ def test_points_are_trained_as_ordinary_runs(folder: Path, tmp_path: Path) -> No
 
 
 def test_strategy_of_the_page_searches(folder: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "search.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     (folder / "coordinate.py").write_text(code, encoding="utf-8")
 
@@ -444,6 +447,17 @@ def test_strategy_of_the_page_searches(folder: Path, tmp_path: Path) -> None:
 
     # All of the first choice, then of the second beside the best of the first.
     assert [trial.point for trial in trials] == [(0, 0), (1, 0), (0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "searches").glob("*.toml")), ids=lambda path: path.stem)
+def test_searches_of_the_examples_can_be_begun(folder: Path, path: Path) -> None:
+    search = load_search(path)
+    search = replace(search, settings=search.settings.model_copy(update={"data": str(folder / "data")}))
+
+    # The last point is the largest.
+    last = Trial(0, tuple(count - 1 for count in search.space.counts), State.RUNNING)
+
+    assert Task(search).measured(last).state == State.RUNNING
 
 
 def test_strategy_builds_the_same_weights_again_and_others_with_another_seed(folder: Path, tmp_path: Path) -> None:

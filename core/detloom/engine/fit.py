@@ -1,6 +1,6 @@
 """Train a detector: from a recipe and a data set to a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from detloom.data.splits import open_splits
 from detloom.detector import Detector
 from detloom.engine.anchoring import other_anchors, with_fitting_anchors
 from detloom.engine.loop import Training
-from detloom.engine.preparation import prepare
+from detloom.engine.preparation import Prepared, prepare
 from detloom.engine.processes import open_accelerator
 from detloom.engine.progress import RunView, open_view
 from detloom.engine.run import Run, check_directory, has_state, open_run, read_run
+from detloom.engine.settings import TrainSettings
 from detloom.engine.statistics import renew_statistics_, training_pictures
 from detloom.errors import ArtifactError
 from detloom.interfaces import Ema, Metrics, Observer
@@ -90,6 +91,8 @@ def fit(
             make_ema=_ema_maker(loaded),
             observers=followers if accelerator.is_main_process else (),
         )
+        for notice in _idle(settings, prepared):
+            view.said(notice)
         # Last, so that a start that fails leaves nothing behind.
         run = _open(loaded, accelerator, data=str(data), names=train.names, out=out, resume=resume)
         try:
@@ -110,6 +113,15 @@ def fit(
         finally:
             run.close()
     return run
+
+
+def _idle(settings: TrainSettings, prepared: Prepared) -> Iterator[str]:
+    """Yield what is asked for and would come after the end."""
+    steps = prepared.schedule.steps
+    if prepared.ema is not None and prepared.ema.decay_at(steps) == 0:
+        yield f"[ema] averages nothing before the end: the run has {steps} optimiser steps; let it start earlier"
+    if settings.snapshot_every > settings.epochs:
+        yield f"train.snapshot_every = {settings.snapshot_every} keeps nothing of a run of {settings.epochs} epochs"
 
 
 def resume(

@@ -4,6 +4,7 @@ Everything here is a pure function of the settings and of the position in the ru
 resumed run needs nothing of it saved.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,19 @@ class Schedule:
             return _accumulated(settings)
         share = forward_pass / self.warmup
         return max(1, round(1 + share * (settings.nominal_batch / settings.batch - 1)))
+
+    @property
+    def steps(self) -> int:
+        """Return how many optimiser steps the run has; one ends with each epoch, however few passes it has."""
+        found = 0
+        warm_epochs = min(math.ceil(self.warmup / self._batches), self._settings.epochs)
+        for epoch in range(warm_epochs):
+            done = 0
+            while done < self._batches:
+                done += self.accumulated_at(epoch * self._batches + done)
+                found += 1
+        each = math.ceil(self._batches / self.accumulated_at(self.warmup))
+        return found + each * (self._settings.epochs - warm_epochs)
 
 
 def set_rates_(optimizer: torch.optim.Optimizer, rates: Rates) -> None:

@@ -1,6 +1,7 @@
 """From a recipe and a data set to a run, with real components on a few small pictures."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,16 @@ def test_progress_is_plain_lines_away_from_a_terminal(
     assert said.out == ""
     assert said.err.startswith(f"run {tmp_path / 'run'}: yolov7-tiny, 1 epoch\n")
     assert "\nepoch 1/1: box " in said.err
+
+
+def test_what_would_come_after_the_end_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    late = {"ema": {"use": "swa", "start": 1000}}
+
+    fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=small(train__snapshot_every=9, **late))
+
+    said = capsys.readouterr().err
+    assert re.search(r"\[ema\] averages nothing before the end: the run has \d+ optimiser steps", said)
+    assert "train.snapshot_every = 9 keeps nothing of a run of 2 epochs" in said
 
 
 def test_unknown_observer_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:

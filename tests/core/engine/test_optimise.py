@@ -115,6 +115,20 @@ def test_warm_up_is_a_line() -> None:
     assert rates.momentum == pytest.approx(0.8685)
 
 
+@pytest.mark.parametrize(("warmup", "nominal"), [(0, 64), (2.5, 64), (2.5, 0), (9, 64)])
+def test_steps_are_those_that_the_loop_takes(warmup: float, nominal: int) -> None:
+    settings = TrainSettings(epochs=5, batch=16, nominal_batch=nominal, warmup_epochs=warmup, warmup_min_steps=0)
+    schedule = Schedule(settings, 11)
+    taken = 0
+    for epoch in range(5):
+        batch = 0
+        while batch < 11:
+            batch += min(schedule.accumulated_at(11 * epoch + batch), 11 - batch)
+            taken += 1
+
+    assert schedule.steps == taken
+
+
 def test_accumulation_ramps_up_to_the_nominal_batch() -> None:
     schedule = Schedule(TrainSettings(batch=16), 100)
 

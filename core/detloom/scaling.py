@@ -89,11 +89,10 @@ def scaling_explained(given: Recipe, made: Recipe, shop: Workshop) -> Iterator[N
         text = str(error)
         concerned = {key: pair for key, pair in all_changes.items() if f"[{key.partition('.')[0]}]" in text}
         lines = [f"    {key} = {after}, from {before}" for key, (before, after) in (concerned or all_changes).items()]
-        raise RecipeError(
-            "\n".join(
-                (text, f"  {given.where(Kind.SCALING)} made:", *lines, "  Choose factors that the network bears.")
-            )
-        ) from error
+        advice = "  Choose factors that the network bears."
+        if IMAGE_SIZE in text:
+            advice += " `multiple` says of what sides are multiples: the largest stride of the network."
+        raise RecipeError("\n".join((text, f"  {given.where(Kind.SCALING)} made:", *lines, advice))) from error
 
 
 def _extents(

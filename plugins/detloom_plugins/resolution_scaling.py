@@ -20,7 +20,8 @@ class ResolutionScaling(Scaling):
 
     Args:
         resolution: Factor of the sides of pictures, and of anchors.
-        multiple: Sides become whole multiples of it; the largest stride of the network, or a multiple of that.
+        multiple: Sides become whole multiples of it: of the largest stride of the network, 64 in those for large
+            pictures, or a multiple of that.
     """
 
     changes = frozenset({Extent.IMAGE, Extent.LENGTH})

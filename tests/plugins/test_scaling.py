@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from detloom.assembly import check
 from detloom.catalogue import bundled_rows
 from detloom.cli import cli
+from detloom.errors import RecipeError
 from detloom.kinds import Kind
 from detloom.ops.scaling import deepened, rescaled, snapped
 from detloom.recipe import load_recipe, parse_override
@@ -103,6 +104,12 @@ def test_compound_leaves_widths_inside_blocks() -> None:
         "backbone.stem": [[3, 2, 24], [3, 1, 80]],
         "backbone.depth": 6,
     }
+
+
+@pytest.mark.parametrize(("factor", "other"), [("depth", "width"), ("width", "depth")])
+def test_compound_with_one_factor_alone_is_refused(factor: str, other: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{factor} is scaled and {other} is not: give both"):
+        check("yolov7-tiny", {"scaling.use": "compound", f"scaling.{factor}": 1.0})
 
 
 def test_width_scales_those_inside_blocks_too() -> None:

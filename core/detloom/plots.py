@@ -3,6 +3,7 @@
 Shape letters: C classes, K classes and the background, R recalls.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from detloom.data.reading import Picture
 from detloom.ops.curves import Curves
 from detloom.pictures import BLACK, WHITE, Colour, colour, font, shortened, text_on
 
-__all__ = ["plot_confusion", "plot_precision_recall"]
+__all__ = ["plot_confusion", "plot_precision_recall", "tick_step"]
 
 # Lines are drawn larger and shrunk, which smooths them.
 FINE = 2
@@ -129,3 +130,10 @@ def smoothed(image: Image.Image) -> Picture:
     """Return a picture that was drawn ``FINE`` times as large, in its own size."""
     width, height = image.width // FINE, image.height // FINE
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.uint8)
+
+
+def tick_step(reach: float) -> float:
+    """Return the distance of ticks, a round number, of which about four reach so far."""
+    raw = reach / 4
+    power: float = 10.0 ** math.floor(math.log10(raw))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)

@@ -106,8 +106,10 @@ def command(
         echo_json({**as_data(task, trials), "written": [str(path) for path in written]})
     else:
         _tell_found(task, trials, written, out)
-    if any(trial.state == State.FAILED for trial in trials):
+    has_failed = any(trial.state == State.FAILED for trial in trials)
+    if has_failed:
         click.echo("some trials failed; the same command tries them again", err=True)
+    if has_failed or not known(trials):
         raise click.exceptions.Exit(1)
 
 

@@ -32,6 +32,7 @@ from detloom.interfaces import Metrics
 from detloom.json_values import are_equal, without_nan
 from detloom.plugin_source import plugin_options
 from detloom.recipe import PLUGINS, Recipe
+from detloom.wording import shown
 
 __all__ = ["EpochRecord", "Run", "Status", "check_directory", "differences", "has_state", "open_run", "read_run"]
 
@@ -40,6 +41,7 @@ Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 
 ROOT = Path("runs")
 RECIPE, ORIGINS, ABOUT, STATE, LOCK = "recipe.toml", "origins.json", "run.json", "state.safetensors", ".lock"
+ABSENT = object()
 ELSEWHERE = "Choose another place with --out (in Python out=...), below a folder that can be written."
 # All that can be in a directory before its recipe, which makes it one of a run.
 BEFORE_RECIPE = (LOCK, ORIGINS, ABOUT)
@@ -372,11 +374,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
     """Return in words where two tables differ, key by key."""
     found = []
     for key in sorted({*old, *new}):
-        one, other, here = old.get(key), new.get(key), f"{path}{key}"
+        one, other, here = old.get(key, ABSENT), new.get(key, ABSENT), f"{path}{key}"
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             found += differences(one, other, f"{here}.")
         elif not are_equal(one, other):
-            found.append(f"{here} ({one!r}, now {other!r})")
+            was, now = ("not set" if value is ABSENT else shown(value) for value in (one, other))
+            found.append(f"{here} ({was}, now {now})")
     return found
 
 

@@ -11,6 +11,7 @@ report.json, report.md, report.csv, front.png
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,6 +65,11 @@ class SearchDirectory(LockedDirectory):
     def keep_prepared(self, content: Mapping[str, Any]) -> None:
         """Keep what the strategy learned."""
         write_text(self.path / PREPARED, json.dumps(content) + "\n")
+
+    def forget(self) -> None:
+        """Take back the record of a search that cannot be begun, and what its strategy wrote."""
+        self._record.unlink(missing_ok=True)
+        shutil.rmtree(self.strategy, ignore_errors=True)
 
     def trials(self, space: SearchSpace) -> list[Trial]:
         """Return what was proposed so far.

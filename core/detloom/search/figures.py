@@ -60,7 +60,7 @@ class Figures:
         self.wanted = tuple(dict.fromkeys((*ALWAYS, *sorted((*self._limits, *asked), key=self._expense))))
         for name in self.wanted:
             if self._chosen is None and name not in KNOWN:
-                raise _unknown(name)
+                raise _unknown(name, f"{search.name}.toml {'[constraints]' if name in self._limits else 'objectives'}")
 
     def of(self, recipe: Recipe) -> tuple[dict[str, float], str]:
         """Return a recipe's figures, and why it is refused, or nothing.
@@ -140,10 +140,11 @@ def _chosen(search: Search) -> Chosen | None:
         raise ExportError(f"{search.name}.toml: {text}") from error
 
 
-def _unknown(name: str) -> UnknownFigureError:
+def _unknown(name: str, where: str) -> UnknownFigureError:
+    costs = [each for each in KNOWN if each not in SCORERS]
     return UnknownFigureError(
-        f"no figure is called '{name}'.{suggest(name, KNOWN)} Figures: {', '.join(KNOWN)}; the figures of a chip need "
-        'target = "NAME", as `detloom export --targets` lists them'
+        f"{where}: no figure is called '{name}'.{suggest(name, costs)} Costs: {', '.join(costs)}; the figures of a "
+        'chip need target = "NAME", as `detloom export --targets` lists them'
     )
 
 

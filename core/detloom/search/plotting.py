@@ -4,14 +4,14 @@ A picture is RGB, ``uint8 [H, W, 3]``.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from detloom.data.reading import Picture
 from detloom.pictures import BLACK, WHITE, font
-from detloom.plots import FINE, FRAME, GRID, smoothed
+from detloom.plots import FINE, FRAME, GRID, smoothed, tick_step
 from detloom.search.front import best, front
 from detloom.search.space import Objective, Trial, known
 
@@ -34,7 +34,9 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
     canvas = ImageDraw.Draw(image)
     text, small = font(14 * FINE), font(12 * FINE)
     across = objectives[1].name if len(objectives) > 1 else "trial"
-    canvas.text((12 * FINE, 12 * FINE), f"{objectives[0].name} over {across}", fill=BLACK, font=text)
+    canvas.text((12 * FINE, 10 * FINE), f"{objectives[0].name} over {across}", fill=BLACK, font=text)
+    blue = "the front: no point is better in all" if len(objectives) > 1 else "the best until then"
+    canvas.text((12 * FINE, 28 * FINE), f"blue: {blue}, with the numbers of its trials", fill=BETTER, font=small)
     if not trials:
         canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH / 2) * FINE), "no trial has a result", fill=FRAME, font=text)
         return smoothed(image)
@@ -44,11 +46,11 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
         x = trial.values[1] if len(objectives) > 1 else float(trial.number)
         return _x(x, xs), _y(trial.values[0], ys)
 
-    for tick in np.linspace(*ys, 5).tolist():
+    for tick in _ticks(ys):
         canvas.line([(LEFT * FINE, _y(tick, ys)), ((LEFT + WIDE) * FINE, _y(tick, ys))], fill=GRID, width=FINE)
-        canvas.text(((LEFT - 8) * FINE, _y(tick, ys)), f"{tick:.3g}", fill=FRAME, font=small, anchor="rm")
-    for tick in np.linspace(*xs, 5).tolist():
-        canvas.text((_x(tick, xs), (TOP + HIGH + 8) * FINE), f"{tick:.3g}", fill=FRAME, font=small, anchor="mt")
+        canvas.text(((LEFT - 8) * FINE, _y(tick, ys)), f"{tick:,.10g}", fill=FRAME, font=small, anchor="rm")
+    for tick in _ticks(xs):
+        canvas.text((_x(tick, xs), (TOP + HIGH + 8) * FINE), f"{tick:,.10g}", fill=FRAME, font=small, anchor="mt")
     canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH + 32) * FINE), across, fill=BLACK, font=text, anchor="mt")
     for trial in trials:
         _dot(canvas, at(trial), OTHER)
@@ -79,6 +81,12 @@ def _scale(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
     return low - margin, high + margin
+
+
+def _ticks(ends: tuple[float, float]) -> list[float]:
+    # Twice as many as elsewhere, as the ends are no ticks themselves.
+    step = tick_step((ends[1] - ends[0]) / 2)
+    return [step * place for place in range(math.ceil(ends[0] / step), math.floor(ends[1] / step) + 1)]
 
 
 def _x(value: float, ends: tuple[float, float]) -> float:

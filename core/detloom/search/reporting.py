@@ -105,16 +105,33 @@ def statement(task: Task, trials: Sequence[Trial]) -> str:
     """Return in a sentence or three what was tried and found."""
     states = {state: sum(trial.state == state for trial in trials) for state in State}
     tried = (
-        f"{states[State.FINISHED]} of {task.search.space.size:,} points have a result; {states[State.REFUSED]} were "
-        f"refused, {states[State.FAILED]} failed, {states[State.REPEATED]} were proposed again."
+        f"{states[State.FINISHED]} of {task.search.space.size:,} points have a result; refused: "
+        f"{states[State.REFUSED]}, failed: {states[State.FAILED]}, proposed again: {states[State.REPEATED]}."
     )
     winner = best(trials, task.search.space.objectives)
     if winner is None:
-        return f"{tried} Nothing was found; the reasons are in the table of all trials."
+        return f"{tried} Nothing was found; {_least(task, trials)}the reasons are in the table of all trials."
     first = task.search.space.objectives[0]
     found = f"The highest {first.name}, {in_digits(winner.values[0])}, is that of trial {winner.number}."
     chosen = " It was chosen on the pictures that it was measured on, so expect less on others." * (first.name == AP)
-    return f"{tried} {found}{chosen}"
+    objectives = task.search.space.objectives
+    reached = ""
+    if len(objectives) > 1:
+        reference = _reference(task, trials)
+        worst = ", ".join(f"{each.name} {in_digits(value)}" for each, value in zip(objectives, reference, strict=True))
+        volume = in_digits(hypervolume([trial.values for trial in known(trials)], reference, objectives))
+        reached = f" The front's hypervolume is {volume}, over {worst}."
+    return f"{tried} {found}{chosen}{reached}"
+
+
+def _least(task: Task, trials: Sequence[Trial]) -> str:
+    """Say how far the refused points are from what is allowed."""
+    said = []
+    for name in task.search.constraints:
+        values = [trial.figures[name] for trial in trials if name in trial.figures]
+        if values and min(values) > task.search.constraints[name]:
+            said.append(f"the lowest {name} was {in_digits(min(values))}; ")
+    return "".join(said)
 
 
 def write_search(task: Task, trials: Sequence[Trial], directory: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """Run a search: ask the strategy for points, refuse what is impossible, train the others, keep what was found."""
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from detloom.assembly import mistakes
 from detloom.building import build
 from detloom.detector import Detector
-from detloom.errors import DetloomError, PluginError, RecipeError
+from detloom.errors import DataError, DetloomError, PluginError, RecipeError
 from detloom.interfaces import SearchStrategy
 from detloom.kinds import Kind
 from detloom.plugin_source import digests_of
@@ -26,6 +27,7 @@ from detloom.study.ablation import View, data_of
 from detloom.study.cells import label_of, overrides_of
 from detloom.study.executor import Executor, WorkItem
 from detloom.study.work import train_task
+from detloom.wording import shown
 from detloom.workshop import workshop
 
 __all__ = ["Task", "label"]
@@ -60,7 +62,10 @@ class Task:
                 f"{first.where('data', 'holdout')}: 'holdout' would measure trials on pictures of the training split; "
                 'give the data a validation split of its own, and set "data.holdout" = 0.0 in [overrides]'
             )
-        self.names: tuple[str, ...] = tuple(data_of(first, settings.data)[0].names)
+        try:
+            self.names: tuple[str, ...] = tuple(data_of(first, settings.data)[0].names)
+        except DataError as error:
+            raise DataError(f"{where}: data = {shown(settings.data)}: {error}") from error
         self.figures = Figures(search, self.names, first.train.seed)
         self.strategy: SearchStrategy = build(Kind.SEARCH, search.strategy, search.space, where=f"{where} [search]")
         if objection := self.strategy.objection():
@@ -82,6 +87,9 @@ class Task:
         """Return the search with its recipe, and what its plugins' files hold, so that no change goes unseen."""
         # What the recipe says counts, and not from where its file is seen.
         content = {**self.search.as_data(), "recipe": self.base.tables, "names": self.names}
+        # More may be wanted of what was found, or at once; the trials that are known stay what they are.
+        for changing in ("trials", "parallel"):
+            del content[changing]
         return {**content, "plugins": digests_of(self.base.plugins)}
 
     def run(self, directory: SearchDirectory, *, view: View, executor: Executor) -> list[Trial]:
@@ -102,10 +110,18 @@ class Task:
         prepared = directory.prepared()
         if prepared is None:
             directory.strategy.mkdir(exist_ok=True)
-            prepared = self._plain(self.strategy.prepare(self.ground(directory.strategy)))
+            try:
+                with self._strategy_named():
+                    found = self.strategy.prepare(self.ground(directory.strategy))
+            except RecipeError:
+                # What is refused has not begun, and its file is to be mended.
+                directory.forget()
+                raise
+            prepared = self._plain(found)
             directory.keep_prepared(prepared)
         progress = _Progress(self, directory, prepared, view)
         while wave := progress.next_wave():
+            progress.tell_begun(wave)
             # Closed on Ctrl-C, so that what is running is stopped at once.
             with closing(executor.run([self.item(trial, directory) for trial in wave])) as outcomes:
                 for outcome in outcomes:
@@ -142,6 +158,37 @@ class Task:
         """Return what a strategy may build and train on."""
         return Ground(self.recipe, self._detector, self.search.settings.data, folder, self.search.settings.seed)
 
+    @contextmanager
+    def _strategy_named(self) -> Iterator[None]:
+        """Say of any error which strategy made it, and where."""
+        try:
+            yield
+        except DetloomError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise PluginError(
+                f"the strategy '{self.search.strategy['use']}' failed at {frame.filename}, line {frame.lineno}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def propose(
+        self, history: Sequence[Trial], prepared: Mapping[str, Any], generator: torch.Generator
+    ) -> Point | None:
+        """Return what the strategy proposes.
+
+        Raises:
+            PluginError: It is no point, or the strategy fails.
+        """
+        with self._strategy_named():
+            point = self.strategy.propose(tuple(history), prepared, generator)
+        if point is None:
+            return None
+        if complaint := self.search.space.complaint(point):
+            name = self.search.strategy["use"]
+            raise PluginError(f"the strategy '{name}' proposed something that is no point: {complaint}")
+        return point
+
     def _plain(self, prepared: Any) -> dict[str, Any]:
         try:
             plain: dict[str, Any] = json.loads(json.dumps(prepared))
@@ -167,6 +214,7 @@ def _wrong_options(search: Search, base: Recipe) -> Iterator[str]:
     """Yield what is wrong with options that no point can have: misspelt names and settings, for the most part."""
     shop = workshop()
     components = {choice.key: choice.options for choice in search.space.choices}
+    told = set()
     for choice in search.space.choices:
         section = choice.key.partition(".")[0]
         # A setting may be one of another component of its slot than the first.
@@ -174,8 +222,11 @@ def _wrong_options(search: Search, base: Recipe) -> Iterator[str]:
         for option in choice.options:
             settings = [{section: each, choice.key: option} for each in beside] or [{choice.key: option}]
             found = [mistakes(base.with_overrides(overrides_of(each), "[space]"), shop) for each in settings]
-            if all(found):
-                yield f"{search.name}.toml: " + f"\n{search.name}.toml: ".join(found[0])
+            for complaint in found[0] if all(found) else ():
+                # A misspelt key is wrong with each of its options.
+                if complaint not in told:
+                    told.add(complaint)
+                    yield f"{search.name}.toml: {complaint}"
 
 
 class _Progress:
@@ -214,6 +265,12 @@ class _Progress:
             self._view(f"{FRUITLESS} proposals were refused or known, so the search ends", *self._counts)
         return self._running
 
+    def tell_begun(self, wave: Sequence[Trial]) -> None:
+        """Say what is trained now."""
+        for trial in wave:
+            text = f"training trial {trial.number} ({label(self._task.search, trial.point)})"
+            self._view(f"{text}; its output: {self._directory.log(trial.number)}", *self._counts)
+
     def note(self, number: int, error: str) -> None:
         """Keep what became of a trial that was trained."""
         ap = self._directory.ap(number)
@@ -250,12 +307,9 @@ class _Progress:
         number = len(self.trials)
         seed = self._task.search.settings.seed * 1_000_003 + number
         generator = torch.Generator().manual_seed(seed)
-        point = self._task.strategy.propose(tuple(self.trials), self._prepared, generator)
+        point = self._task.propose(self.trials, self._prepared, generator)
         if point is None:
             return None
-        if complaint := self._space.complaint(point):
-            name = self._task.search.strategy["use"]
-            raise PluginError(f"the strategy '{name}' proposed something that is no point: {complaint}")
         for before in self.trials:
             if self._are_one(before.point, point):
                 reason = f"proposed before, as trial {before.number}"

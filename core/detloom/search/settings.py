@@ -36,6 +36,7 @@ from detloom.recipe import USE
 from detloom.search.space import Choice, Objective, SearchSpace
 from detloom.settings import validated
 from detloom.study.settings import SEED, flat, key_complaint, read_tables, recipe_path
+from detloom.wording import shown
 
 __all__ = ["AP", "MAXIMISED", "SCORES", "Search", "SearchSettings", "load_search"]
 
@@ -177,7 +178,7 @@ def _without_dust(number: float) -> float:
 def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
     for name in TABLES:
         if not isinstance(tables.get(name, {}), Mapping):
-            yield f"{where}: '{name}' must be a table, as [{name}], got {tables[name]!r}"
+            yield f"{where}: '{name}' must be a table, as [{name}], got {shown(tables[name])}"
             return
     if not tables.get("space"):
         yield f'{where}: a search needs [space]: what may be chosen, as assigner = ["yolov7", "atss"]'
@@ -200,7 +201,7 @@ def _constraint_complaints(constraints: Mapping[str, Any], where: str) -> Iterat
         if key in MAXIMISED:
             yield f"{where}: '{key}' is wanted high; constraints are the most that a point may cost"
         elif isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
-            yield f"{where}: '{key}' must be a number above 0, the most that a point may have; got {limit!r}"
+            yield f"{where}: '{key}' must be a number above 0, the most that a point may have; got {shown(limit)}"
 
 
 def _choice_complaints(key: str, options: Any, where: str) -> Iterator[str]:
@@ -222,10 +223,10 @@ def _choice_complaints(key: str, options: Any, where: str) -> Iterator[str]:
     elif not isinstance(options, list) or len(options) < 2:
         yield (
             f"{where}: '{key}' must be an array of two options at least, or a range as {{ low = 16, high = 64, step = "
-            f"16 }}; got {options!r}"
+            f"16 }}; got {shown(options)}"
         )
     elif any(are_equal(each, other) for place, each in enumerate(options) for other in options[:place]):
-        yield f"{where}: '{key}' has an option twice: {options!r}"
+        yield f"{where}: '{key}' has an option twice: {shown(options)}"
 
 
 def _range_complaints(table: Mapping[str, Any]) -> Iterator[str]:
@@ -236,21 +237,21 @@ def _range_complaints(table: Mapping[str, Any]) -> Iterator[str]:
     elif not all(
         isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < math.inf for each in numbers
     ):
-        yield f"needs numbers as low and high, got {dict(table)!r}"
+        yield f"needs numbers as low and high, got {shown(table)}"
     elif not table["low"] < table["high"]:
-        yield f"must have its low below its high, got {dict(table)!r}"
+        yield f"must have its low below its high, got {shown(table)}"
     elif ("step" in table) == ("count" in table):
-        yield f"must have either step or count, got {dict(table)!r}"
+        yield f"must have either step or count, got {shown(table)}"
     elif not isinstance(table.get("log", False), bool):
-        yield f"must have true or false as log, got {dict(table)!r}"
+        yield f"must have true or false as log, got {shown(table)}"
     elif table.get("log") and ("step" in table or table["low"] <= 0):
-        yield f"has log = true, which goes with count and a low above 0, got {dict(table)!r}"
+        yield f"has log = true, which goes with count and a low above 0, got {shown(table)}"
     elif "step" in table and not 0 < table["step"] <= table["high"] - table["low"]:
-        yield f"must have a step above 0 that fits between low and high, got {dict(table)!r}"
+        yield f"must have a step above 0 that fits between low and high, got {shown(table)}"
     elif "count" in table and not (type(table["count"]) is int and 2 <= table["count"] <= MOST_OPTIONS):
-        yield f"must have a count of 2 to {MOST_OPTIONS}, got {dict(table)!r}"
+        yield f"must have a count of 2 to {MOST_OPTIONS}, got {shown(table)}"
     elif "step" in table and (table["high"] - table["low"]) / table["step"] > MOST_OPTIONS:
-        yield f"has more than {MOST_OPTIONS} steps, got {dict(table)!r}"
+        yield f"has more than {MOST_OPTIONS} steps, got {shown(table)}"
 
 
 def _objective_complaints(settings: SearchSettings, where: str) -> Iterator[str]:

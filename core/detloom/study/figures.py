@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from detloom.data.reading import Picture
 from detloom.pictures import BLACK, WHITE, colour, font, shortened
-from detloom.plots import FINE, FRAME, GRID, smoothed
+from detloom.plots import FINE, FRAME, GRID, smoothed, tick_step
 from detloom.study.reporting import Report
 from detloom.study.results import CellResult
 
@@ -31,7 +31,7 @@ def plot_differences(report: Report) -> Picture:
     title = f"difference in AP to '{report.about['baseline']}', {report.about['confidence']:.0%} intervals"
     canvas.text((12 * FINE, 12 * FINE), title, fill=BLACK, font=text)
     reach = max([0.01, *(abs(end) for _, each in shown if (d := each.difference) for end in (d.low, d.high))])
-    step = _step(reach)
+    step = tick_step(reach)
     reach = step * math.ceil(reach / step)
 
     def x(value: float) -> float:
@@ -70,7 +70,7 @@ def plot_curves(report: Report) -> Picture:
     canvas.text((12 * FINE, 12 * FINE), "AP on the validation split, mean over seeds", fill=BLACK, font=text)
     last = max([1, *(epoch for _, points in curves for epoch, _ in points)])
     reach = max([0.01, *(ap for _, points in curves for _, ap in points)])
-    step = _step(reach)
+    step = tick_step(reach)
     reach = step * math.ceil(reach / step)
 
     def at(epoch: float, ap: float) -> tuple[float, float]:
@@ -107,10 +107,3 @@ def mean_curve(cell: CellResult) -> list[tuple[float, float]]:
         if epoch is not None and len(measured) == len(runs):
             points.append((epoch, sum(measured) / len(measured)))
     return points
-
-
-def _step(reach: float) -> float:
-    """Return the distance of ticks, a round number, of which about four reach so far."""
-    raw = reach / 4
-    power: float = 10.0 ** math.floor(math.log10(raw))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)

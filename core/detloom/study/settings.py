@@ -28,6 +28,7 @@ from detloom.errors import RecipeError, suggest
 from detloom.json_values import are_equal
 from detloom.recipe import SECTIONS, SINGLE_KINDS, USE
 from detloom.settings import validated
+from detloom.wording import shown
 
 __all__ = [
     "SEED",
@@ -44,6 +45,9 @@ __all__ = [
 Design = Literal["one-at-a-time", "grid", "cells"]
 
 TABLES = ("axes", "cells", "overrides")
+# What each kind of file has and the others have not; a table that is none has the name of another one's setting.
+MARKS = {"study": ("axes", "cells"), "search": ("space",), "recipe": ("extends", *SINGLE_KINDS)}
+COMMANDS = {"study": "ablate", "search": "search", "recipe": "train"}
 SEED = "train.seed"
 # They would give each seed, or each cell, pictures of its own to be measured on.
 FIXED = {
@@ -144,16 +148,20 @@ def read_tables(path: Path, noun: str, page: str) -> dict[str, Any]:
         page: Of the docs, which shows how to write one.
 
     Raises:
-        RecipeError: It is not there, cannot be read, or is no TOML.
+        RecipeError: It is not there, cannot be read, is no TOML, or is another kind of file of detloom.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: there is no such {noun} file; {page} shows how to write one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: the {noun} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
+    found = next((kind for kind, marks in MARKS.items() if any(mark in tables for mark in marks)), noun)
+    if found != noun and not (found == "recipe" and "recipe" in tables):
+        raise RecipeError(f"{path}: this is a {found}, no {noun}; `detloom {COMMANDS[found]} {path}` takes it")
+    return tables
 
 
 def recipe_path(recipe: str, study: Path) -> str:
@@ -172,7 +180,7 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
         )
     for name in TABLES:
         if not isinstance(tables.get(name, {}), Mapping):
-            yield f"{where}: '{name}' must be a table, as [{name}], got {tables[name]!r}"
+            yield f"{where}: '{name}' must be a table, as [{name}], got {shown(tables[name])}"
             return
     if not tables.get("axes", True):
         yield f'{where} [axes]: there is none; give a kind or a setting values, as assigner = ["yolov7", "atss"]'
@@ -183,7 +191,7 @@ def _complaints(tables: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"{where}: 'design' says how [axes] become cells; leave it out where they are named in [cells]"
     for name, cell in tables.get("cells", {}).items():
         if not isinstance(cell, Mapping):
-            yield f"{where} [cells]: '{name}' must be a table of overrides, as [cells.{name}], got {cell!r}"
+            yield f"{where} [cells]: '{name}' must be a table of overrides, as [cells.{name}], got {shown(cell)}"
             continue
         yield from (text for key in flat(cell) if (text := key_complaint(key, f"{where} [cells.{name}]")))
     overrides = flat(tables.get("overrides", {}))
@@ -205,9 +213,9 @@ def _axes_complaints(axes: Mapping[str, Any], where: str) -> Iterator[str]:
         elif text := key_complaint(key, where):
             yield text
         elif not isinstance(values, list) or len(values) < 2:
-            yield f"{where}: '{key}' must be an array of two values at least, the baseline's first; got {values!r}"
+            yield f"{where}: '{key}' must be an array of two values at least, the baseline's first; got {shown(values)}"
         elif any(are_equal(value, before) for place, value in enumerate(values) for before in values[:place]):
-            yield f"{where}: '{key}' has a value twice: {values!r}"
+            yield f"{where}: '{key}' has a value twice: {shown(values)}"
 
 
 def key_complaint(key: str, where: str) -> str | None:

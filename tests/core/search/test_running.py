@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from detloom.cli import cli
-from detloom.errors import ArtifactError, ExportError, PluginError, RecipeError
+from detloom.errors import ArtifactError, DataError, ExportError, PluginError, RecipeError
 from detloom.recipe import load_recipe
 from detloom.scenes import write_scenes
 from detloom.search.directory import SearchDirectory
@@ -398,8 +398,64 @@ def test_winner_is_an_ordinary_recipe_without_the_proxy(folder: Path, tmp_path: 
 def test_changed_search_is_refused_and_says_in_what_it_differs(folder: Path, tmp_path: Path) -> None:
     searched(changed(folder), tmp_path)
 
-    with pytest.raises(ArtifactError, match=r"another search was begun here; it differs in .*trials"):
-        searched(changed(folder, ("trials = 4", "trials = 5")), tmp_path)
+    with pytest.raises(ArtifactError, match=r"another search was begun here; it differs in seed \(0, now 1\)"):
+        searched(changed(folder, ("trials = 4", "trials = 4\nseed = 1")), tmp_path)
+
+
+def test_search_that_has_ended_goes_on_with_more_trials(folder: Path, tmp_path: Path) -> None:
+    oracle = Oracle()
+    first = searched(changed(folder, ("trials = 4", "trials = 2")), tmp_path, oracle)
+
+    more = searched(changed(folder), tmp_path, oracle)
+
+    assert more[: len(first)] == first
+    assert more == searched(changed(folder), tmp_path / "whole")
+    assert len(oracle.trained) == 4
+
+
+def test_search_that_cannot_be_prepared_leaves_room_for_the_mended_one(folder: Path, tmp_path: Path) -> None:
+    # The widths between blocks are seen all over a network.
+    widths = '"head.implicit" = [true, false]', '"neck.outputs" = [[16, 16, 16], [8, 16, 16]]'
+    own = '"neck.outputs" = [16, 16, 16]\n', ""
+    with pytest.raises(RecipeError, match="outputs"):
+        searched(changed(folder, ('"ordered"', '"gradient"'), own, widths), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+    assert searched(changed(folder), tmp_path)
+
+
+def test_strategy_that_fails_is_told_with_its_line(folder: Path, tmp_path: Path) -> None:
+    text = PLUGIN.replace('register("ordered"', 'register("failing"').replace("number = 0 if", "number = 1 / 0 if")
+    (folder / "failing.py").write_text(text, encoding="utf-8")
+    line = text[: text.index("1 / 0")].count("\n") + 1
+
+    with pytest.raises(PluginError, match=rf"'failing' failed at .*failing\.py, line {line}: ZeroDivisionError"):
+        searched(changed(folder, ("strategy.py", "failing.py"), ('"ordered"', '"failing"\nagain = true')), tmp_path)
+
+
+def test_search_of_which_all_points_are_refused_ends_with_1_and_says_how_far_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    changed(folder, ("parameters = 100_000", "parameters = 10"))
+
+    result = CliRunner().invoke(cli, ["search", str(folder / "changed.toml"), "-o", str(tmp_path)])
+
+    assert result.exit_code == 1
+    assert re.search(r"Nothing was found; the lowest parameters was [\d,]+;", result.output)
+
+
+def test_data_that_is_not_there_is_told_with_the_file(folder: Path) -> None:
+    data = json.dumps(str(folder / "data"))
+
+    with pytest.raises(DataError, match=r'changed\.toml: data = "nowhere": '):
+        changed(folder, (data, '"nowhere"'))
+
+
+def test_key_that_is_misspelt_is_told_once(folder: Path) -> None:
+    with pytest.raises(RecipeError) as told:
+        changed(folder, ('"backbone.hidden"', '"backbone.hiden"'))
+
+    assert str(told.value).count("'hiden'") == 1
 
 
 def test_directory_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Searches as files: what they may say, and what is said of mistakes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,20 @@ def complaint(tmp_path: Path, text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         search(tmp_path, text)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "yolov7-tiny"\n[train]\nepochs = 3\n', "this is a recipe, no search; `detloom train"),
+        ('[backbone]\nuse = "elan"\n', "this is a recipe, no search; `detloom train"),
+        (GOOD + '[axes]\nassigner = ["atss", "paa"]\n', "this is a study, no search; `detloom ablate"),
+        # A table that is none yet, beside what a search has.
+        (GOOD + 'assigner = ["yolov7", "atss"]\n', r"a search needs \[space\]"),
+    ],
+)
+def test_file_of_another_kind_is_told_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    assert re.search(message, complaint(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_same_study_goes_on_and_a_changed_one_is_refused(tmp_path: Path) -> None
     directory.close()
 
     directory.check(content_of(STUDY, []))
-    with pytest.raises(ArtifactError, match=r"differs in cells\.b\.assigner \('atss', now 'paa'\)"):
+    with pytest.raises(ArtifactError, match=r'differs in cells\.b\.assigner \("atss", now "paa"\)'):
         directory.check(content_of(replace(STUDY, cells={"a": {}, "b": {"assigner": "paa"}}), []))
 
 
@@ -81,5 +81,5 @@ def test_plugin_that_holds_something_else_now_is_a_change_and_one_that_was_moved
     directory.close()
 
     directory.check(content_of(STUDY, cells("there", "1")))
-    with pytest.raises(ArtifactError, match=r"differs in plugins\.mine\.py \(\['sha256 6b86b2"):
+    with pytest.raises(ArtifactError, match=r'differs in plugins\.mine\.py \(\["sha256 6b86b2'):
         directory.check(content_of(STUDY, cells("there", "2")))

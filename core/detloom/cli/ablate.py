@@ -12,6 +12,7 @@ from detloom.cli.options import (
     opened_cluster,
     plugin_option,
     print_report,
+    print_table,
     refuse_lone_address,
     shown_progress,
 )
@@ -136,7 +137,6 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
             }
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
     from detloom.study.cells import label_of
@@ -156,7 +156,7 @@ def _tell_plan(study: "Study", cells: "list[Cell]", directory: Any, jobs: int, *
             continue
         size = f"{cell.report.deployed_parameters:,}", f"{cell.report.deployed_gflops:.2f}"
         table.add_row(cell.name, overrides, *size, f"about {seconds_in_words(seconds[cell.name])}")
-    Console().print(table)
+    print_table(table)
     for cell in cells:
         if cell.reason:
             click.echo(f"impossible: {cell.name}: {cell.reason}")

@@ -14,6 +14,7 @@ from detloom.cli.options import (
     force_option,
     json_option,
     plugin_option,
+    print_table,
     refuse_existing,
     set_option,
 )
@@ -209,7 +210,6 @@ def _facts(fit: "AnchorFit", anchors: "Levels") -> dict[str, Any]:
 
 
 def _print_table(title: str, before: "AnchorFit", found: "Mapping[str, Proposal]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -218,4 +218,4 @@ def _print_table(title: str, before: "AnchorFit", found: "Mapping[str, Proposal]
         table.add_column(column, justify="right")
     for name, fit in (("now", before), *((name, each.fit) for name, each in found.items())):
         table.add_row(name, f"{fit.recall:.4f}", f"{fit.anchors_per_target:.2f}", f"{fit.fitness:.4f}")
-    Console().print(table)
+    print_table(table)

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detloom.cli.options import complete_recipe, echo_json, json_option, plugin_option, set_option, shown_progress
+from detloom.cli.options import (
+    complete_recipe,
+    echo_json,
+    json_option,
+    plugin_option,
+    print_table,
+    set_option,
+    shown_progress,
+)
 
 if TYPE_CHECKING:
     from detloom.assembly import CheckReport
@@ -86,7 +94,6 @@ def _print_counts(report: "CheckReport") -> None:
 
 
 def _print_faults(faults: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from detloom.data.faults import counted_faults
@@ -96,4 +103,4 @@ def _print_faults(faults: Any) -> None:
         table.add_column(column, overflow="fold")
     for fault in faults:
         table.add_row(fault.file, fault.where, fault.what)
-    Console().print(table)
+    print_table(table)

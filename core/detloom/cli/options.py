@@ -16,6 +16,8 @@ from detloom.json_values import without_nan
 from detloom.plugin_source import plugin_options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from detloom.study.ray_executor import RayExecutor
     from detloom.study.reporting import Report
 
@@ -27,6 +29,7 @@ __all__ = [
     "json_option",
     "plugin_option",
     "print_report",
+    "print_table",
     "refuse_existing",
     "refuse_fixed_settings",
     "say_next",
@@ -35,6 +38,9 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Characters that no line of a table has.
+FULL = 10_000
 
 # Sections that say something about a detector that is trained already.
 FREE_SECTIONS = ("data", "predict", "evaluator", "dataset")
@@ -174,6 +180,24 @@ def echo_json(data: object) -> None:
     click.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 
 
+def print_table(*forms: "Table") -> None:
+    """Print the first form of a table that the terminal has room for, or the last; elsewhere the first, in full.
+
+    Args:
+        forms: Of the same table, the widest first.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    widths = [Measurement.get(console, console.options.update(max_width=FULL), form).maximum for form in forms]
+    if not console.is_terminal:
+        Console(width=max(widths[0], console.width)).print(forms[0])
+        return
+    fitting = (form for form, width in zip(forms, widths, strict=True) if width <= console.width)
+    console.print(next(fitting, forms[-1]))
+
+
 @contextmanager
 def shown_progress(title: str, *, is_shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Yield what to call with the parts done and the parts in all: a bar on a terminal, a line elsewhere."""
@@ -193,11 +217,8 @@ def shown_progress(title: str, *, is_shown: bool = True) -> Iterator[Callable[[i
 
 def print_report(report: "Report") -> None:
     """Print the tables of a study or of compared runs, and how they are to be read."""
-    from rich.console import Console
-
     from detloom.study.reporting import caption, statements, terminal_tables
 
-    console = Console()
     for table in terminal_tables(report):
-        console.print(table)
+        print_table(table)
     click.echo("\n".join((*statements(report), "", caption(report))))

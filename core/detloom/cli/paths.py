@@ -10,6 +10,7 @@ from detloom.cli.options import (
     echo_json,
     json_option,
     plugin_option,
+    print_table,
     refuse_fixed_settings,
     set_option,
 )
@@ -78,17 +79,11 @@ def command(
     if as_json:
         echo_json({"source": recipe, "form": form, **as_data(analysis, joined), "files": [str(file) for file in files]})
         return
-    from rich.console import Console
-
-    console = Console()
     click.echo("\n".join((title, *summary(analysis, joined))))
-    tables = (
-        (stage_table(analysis),)
-        if stages_only
-        else (layer_table(analysis), meeting_table(joined), stage_table(analysis))
-    )
-    for table in tables:
-        console.print(table)
+    if not stages_only:
+        print_table(layer_table(analysis), layer_table(analysis, is_short=True))
+        print_table(meeting_table(joined))
+    print_table(stage_table(analysis))
     for file in files:
         click.echo(f"wrote {file}")
 

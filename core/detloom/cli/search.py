@@ -12,6 +12,7 @@ from detloom.cli.options import (
     json_option,
     opened_cluster,
     plugin_option,
+    print_table,
     refuse_lone_address,
 )
 
@@ -114,11 +115,10 @@ def command(
 
 
 def _tell_found(task: "Task", trials: "list[Trial]", written: list[Path], out: Path) -> None:
-    from rich.console import Console
 
     from detloom.search.reporting import statement, terminal_table
 
-    Console().print(terminal_table(task, trials))
+    print_table(terminal_table(task, trials))
     click.echo(statement(task, trials))
     click.echo(f"wrote {', '.join(str(path) for path in written)}")
     if (out / "best.toml") in written:
@@ -148,7 +148,6 @@ def _tell_samples(task: "Task", *, as_json: bool) -> None:
             }
         )
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -159,7 +158,7 @@ def _tell_samples(task: "Task", *, as_json: bool) -> None:
     for trial in samples:
         figures = [in_digits(trial.figures[name]) if name in trial.figures else "" for name in task.figures.wanted]
         table.add_row(escape(label(task.search, trial.point)), *figures)
-    Console().print(table)
+    print_table(table)
     for trial in samples:
         if trial.reason:
             click.echo(f"refused: {label(task.search, trial.point)}: {trial.reason.splitlines()[0]}")

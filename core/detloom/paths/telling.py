@@ -15,6 +15,7 @@ __all__ = ["as_data", "counted", "layer_table", "meeting_table", "stage_table", 
 # So many outputs have columns of their own.
 MOST_OUTPUTS = 4
 MOST_WRITTEN = 10**7
+MOST_NAMED = 8
 
 
 def as_data(analysis: Analysis, joined: Sequence[Meeting]) -> dict[str, Any]:
@@ -75,25 +76,35 @@ def summary(analysis: Analysis, joined: Sequence[Meeting]) -> Iterator[str]:
     structures = Counter(each.structure for each in joined)
     yield "; ".join(f"{structure}: {count}" for structure, count in structures.most_common()) or "no flows meet"
     if analysis.unreached:
-        yield f"no gradient comes to: {', '.join(analysis.unreached)}"
+        more = len(analysis.unreached) - MOST_NAMED
+        named = ", ".join(analysis.unreached[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        yield f"no gradient comes to {len(analysis.unreached)} of the layers: {named}"
 
 
-def layer_table(analysis: Analysis) -> "Table":
-    """Return a row for each layer."""
+def layer_table(analysis: Analysis, *, is_short: bool = False) -> "Table":
+    """Return a row for each layer.
+
+    Args:
+        analysis: What is told.
+        is_short: Leave out what each output has of a layer, and the steps.
+    """
     from rich.table import Table
 
     table = Table(title="layers", title_justify="left")
-    outputs = analysis.outputs if 1 < len(analysis.outputs) <= MOST_OUTPUTS else ()
+    outputs = analysis.outputs if 1 < len(analysis.outputs) <= MOST_OUTPUTS and not is_short else ()
     table.add_column("layer", overflow="fold")
-    for column in ("stage", "shortest", "longest", *outputs, "paths", "steps", "sources"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    for column in ("stage", "shortest", "longest", *outputs, "paths", *(() if is_short else ("steps",)), "sources"):
+        # Numbers are never cut; where there is no room, it is names that go on in the next line.
+        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for layer in analysis.layers:
         name = layer.name if layer.uses == 1 else f"{layer.name} ({layer.uses} uses)"
         ranges = [_range(layer.by_output.get(output)) for output in outputs]
         total = layer.total
         table.add_row(
             *(name, layer.stage, str(total.shortest), str(total.longest)),
-            *(*ranges, counted(total.paths), str(len(total.steps)), str(len(layer.sources))),
+            *(*ranges, counted(total.paths)),
+            *(() if is_short else (str(len(total.steps)),)),
+            str(len(layer.sources)),
         )
     return table
 

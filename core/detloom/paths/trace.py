@@ -8,7 +8,7 @@ Shape letters: B images, C channels, H and W rows and columns.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,7 +19,7 @@ from torch.autograd.graph import Node as Link
 from torch.overrides import TorchFunctionMode
 
 from detloom.detector import Detector
-from detloom.errors import RecipeError, reason
+from detloom.errors import RecipeError, reason, with_article
 from detloom.paths.graph import Form, Node, Output, PathGraph, merged
 from detloom.shapes import shapes_only
 from detloom.structures import HeadMaps
@@ -51,14 +51,19 @@ def trace_detector(detector: Detector, image_size: tuple[int, int]) -> PathGraph
 
 
 def trace(
-    model: nn.Module, image_size: tuple[int, int], named: Callable[[Any], Iterator[tuple[str, Tensor]]]
+    model: nn.Module,
+    image_size: tuple[int, int],
+    named: Callable[[Any], Iterable[tuple[str, Tensor]]] | None = None,
 ) -> PathGraph:
     """Return the graph of a model, which does not change.
+
+        graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), (32, 32))
 
     Args:
         model: Takes pictures ``[B, 3, H, W]``.
         image_size: Height and width of the pictures that it is run with.
-        named: Gives names to the tensors among its results that a loss reads.
+        named: Gives names to the tensors among its results that a loss reads; a tensor, or several in a tuple or list,
+            are called by their places when not given.
 
     Raises:
         RecipeError: The forward pass fails without content, or nothing that it gives depends on the pictures.
@@ -69,7 +74,7 @@ def trace(
         images_BCHW = torch.zeros(_PICTURES, 3, *image_size, requires_grad=True)
         try:
             # A copy, since a model may change its input in place, which a leaf forbids.
-            results = list(named(twin(images_BCHW.clone())))
+            results = list((named or _numbered)(twin(images_BCHW.clone())))
         except (RuntimeError, NotImplementedError, ValueError) as error:
             raise RecipeError(
                 f"{type(model).__name__}: the forward pass cannot run on shapes alone, which gradient paths are read "
@@ -77,6 +82,16 @@ def trace(
                 "else the forward pass looks at the values of a tensor, and must be written without."
             ) from error
     return _Reader(names, records.seen, images_BCHW).graph(results, twin)
+
+
+def _numbered(made: Any) -> Iterator[tuple[str, Tensor]]:
+    for place, each in enumerate(made if isinstance(made, tuple | list) else (made,)):
+        if not isinstance(each, Tensor):
+            raise RecipeError(
+                f"the model returns {with_article(type(each).__name__)}, where a tensor, or a tuple or list of some, "
+                "is followed; say with `named` which tensors a loss reads"
+            )
+        yield f"output {place}", each
 
 
 def _twin(model: nn.Module) -> tuple[nn.Module, dict[int, str]]:

@@ -1,6 +1,7 @@
 """The verb ``paths``."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,23 @@ def test_output_that_is_chosen_is_the_only_one() -> None:
 
     assert result.exit_code == 0, result.output
     assert "1 output;" in result.output
-    assert "no gradient comes to: neck.bottom_up.0.down.conv" in result.output
+    (unreached,) = (line for line in result.output.splitlines() if line.startswith("no gradient comes to "))
+    assert re.fullmatch(r".* to \d+ of the layers: neck\.bottom_up\.0\.down\.conv, .* and \d+ more", unreached)
     assert "head 1/16" not in result.output
+
+
+def test_numbers_are_whole_wherever_they_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = run("yolov7-tiny").output
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+
+    narrow = re.sub(r"\x1b\[[\d;]*m", "", run("yolov7-tiny").output)
+
+    # A file has each layer in a line; a terminal has the numbers that it has room for.
+    assert re.search(r"backbone\.stem\.0\.conv .* 11-33 .* 565,568 ", away)
+    assert re.search(r"backbone 1/2 .* 11 .* 43 .* 565,568 .* 1 ", narrow)
+    assert "11-33" not in narrow
+    assert {len(line) for line in narrow.splitlines() if "│" in line} == {80}
 
 
 def test_artifact_has_the_paths_of_its_recipe_and_a_folded_one_those_of_the_deployed_form(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """From modules to graphs: what counts as a layer, where flows meet, what autograd does not follow."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,6 +183,39 @@ def test_stride_of_a_layer_is_that_of_its_map() -> None:
     graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)), (16, 16), one_map)
 
     assert [node.stride for _, node in graph.layers()] == [2, 4]
+
+
+def test_results_are_called_by_their_places_where_nobody_names_them() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.conv(x), self.conv(x).relu()
+
+    assert [output.name for output in trace(Pair(), (8, 8)).outputs] == ["output 0", "output 1"]
+
+
+def test_results_that_are_no_tensors_ask_for_names() -> None:
+    class Table(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"x": x}
+
+    with pytest.raises(RecipeError, match=r"returns a dict, where .* say with `named`"):
+        trace(Table(), (8, 8))
+
+
+def test_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gradient-paths.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+    exec("\n".join(blocks), {"__name__": "page"})  # noqa: S102 - what the page says
+
+    *layers, steps, met = capsys.readouterr().out.splitlines()
+    assert layers[0].startswith("backbone.stem.0.conv 11 43 ")
+    assert steps == "[('first', (1, 2)), ('second', (1,))]"
+    assert met == "[('residual', (1, 1))]"
 
 
 def test_forward_that_looks_at_values_is_refused_with_a_reason() -> None:

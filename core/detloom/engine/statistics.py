@@ -89,35 +89,39 @@ def training_pictures(
     most: int = MOST_PICTURES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Yield batches of a random choice of training pictures, as evaluation fits them, on the detector's device.
+    """Yield batches of a random choice of training pictures, as the last epoch shows them, on the detector's device.
+
+    Weights have learned behind the statistics of augmented pictures; those of plain ones fit them less well
+    (docs/averaging.md has the figures).
 
     Args:
         detector: Which is to be shown them.
         train: The split.
-        recipe: Whose canvas, batch and seed are used.
+        recipe: Whose canvas, augmentation, batch, epochs and seed are used.
         most: How many pictures, where there are as many.
         progress: Called after each batch with the batches done and those in all.
 
     Raises:
         DataError: A picture cannot be read, or there is but one.
     """
-    images, batch_size = train.images, max(recipe.train.batch, 2)
-    order = np.random.default_rng(recipe.train.seed).permutation(len(images))[:most]
-    if len(order) > 1 and len(order) % batch_size == 1:
-        # One picture alone may have no variance, on a map of one cell.
-        order = order[:-1]
+    images, settings = train.images, recipe.train
+    order = np.random.default_rng(settings.seed).permutation(len(images))[:most]
     if len(order) < 2:
         raise DataError(f"{train.source}: batch norm statistics need at least 2 training pictures, found {len(images)}")
     device = next(detector.parameters()).device
     loader = Loader(
         replace(train, images=tuple(images[index] for index in order)),
         image_size=recipe.data.image_size,
-        batch_size=batch_size,
+        # One picture alone may have no variance, on a map of one cell.
+        batch_size=max(settings.batch, 2),
+        augment=recipe.augment,
         stride=detector.max_stride,
+        seed=settings.seed,
+        epochs=settings.epochs,
         workers=num_workers(recipe.data.workers, device),
         cache="off",
     )
-    for done, batch in enumerate(loader.epoch(0), 1):
+    for done, batch in enumerate(loader.epoch(settings.epochs - 1), 1):
         yield batch.to(device).images_BCHW.float() / 255
         if progress is not None:
             progress(done, len(loader))

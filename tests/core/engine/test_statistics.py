@@ -1,13 +1,16 @@
 """New batch norm statistics, against a plain computation."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from detloom.assembly import assemble
+from detloom.data.loader import Loader
 from detloom.data.splits import open_splits
 from detloom.engine.statistics import renew_statistics_, training_pictures
 from detloom.errors import DataError
@@ -103,11 +106,11 @@ def test_auxiliary_norms_get_statistics_too(tmp_path: Path) -> None:
     train, _ = open_splits(tmp_path / "scenes", recipe.data)
     detector = assemble(recipe, names=train.names).eval()
 
-    # One picture of three is left out: it would be alone in its batch.
-    assert renew_statistics_(detector, training_pictures(detector, train, recipe)) == 2
+    # The last of three pictures is not alone in its batch: the first one comes once more.
+    assert renew_statistics_(detector, training_pictures(detector, train, recipe)) == 4
 
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert all(norm.num_batches_tracked == 1 for norm in norms)
+    assert all(norm.num_batches_tracked == 2 for norm in norms)
 
 
 def test_pictures_are_the_same_each_time_and_no_more_than_asked_for(tmp_path: Path) -> None:
@@ -127,6 +130,31 @@ def test_pictures_are_the_same_each_time_and_no_more_than_asked_for(tmp_path: Pa
     assert seen[:2] == [(1, 2), (2, 2)]
     with pytest.raises(DataError, match="at least 2 training pictures"):
         list(training_pictures(detector, train, recipe, most=1))
+
+
+@pytest.mark.parametrize("off", [0, 1])
+def test_pictures_are_those_of_the_last_epoch_of_training(tmp_path: Path, off: int) -> None:
+    write_scenes(tmp_path / "scenes", train=4, val=1)
+    augment = {"augment.mosaic": 1.0, "augment.mosaic_off_epochs": off}
+    training = {"data.workers": 0, "train.batch": 2, "train.epochs": 3, "train.seed": 7}
+    recipe = load_recipe("yolov7-tiny", {"data.image_size": 64, **training, **augment})
+    train, _ = open_splits(tmp_path / "scenes", recipe.data)
+    detector = assemble(recipe, names=train.names)
+    order = np.random.default_rng(7).permutation(4)
+    loader = Loader(
+        replace(train, images=tuple(train.images[place] for place in order)),
+        image_size=64,
+        batch_size=2,
+        augment=recipe.augment,
+        seed=7,
+        epochs=3,
+    )
+
+    shown = torch.cat(list(training_pictures(detector, train, recipe)))
+
+    last, before = (torch.cat([batch.images_BCHW for batch in loader.epoch(epoch)]).float() / 255 for epoch in (2, 1))
+    assert torch.equal(shown, last)
+    assert not torch.equal(shown, before)
 
 
 def test_training_renews_statistics_once_several_steps_are_averaged(stand_in: ModuleType, tmp_path: Path) -> None:

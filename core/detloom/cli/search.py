@@ -99,6 +99,7 @@ def command(
             if known(trials):
                 written = write_search(task, trials, out)
                 click.echo(f"what was found until now is in {out / 'report.md'} and {out / 'best.toml'}", err=True)
+            click.echo("the same command goes on with this search", err=True)
             raise
         written = write_search(task, trials, out)
     finally:

@@ -6,6 +6,7 @@ Wortsman et al., Model soups (2022), arXiv:2203.05482, equation 1 and algorithm 
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,12 +241,20 @@ def _check_request(paths: Sequence[Path], out: Path | None, *, has_data: bool, g
     for wanted, name in ((greedy, "greedy"), (recalibrate, "recalibrate")):
         if wanted and not has_data:
             raise RecipeError(f"{name}: this needs pictures; give the data set with --data (in Python data=...)")
-    if out is None:
-        return
+    if out is not None:
+        _check_place(out, places)
+
+
+def _check_place(out: Path, places: Sequence[Path]) -> None:
+    """Refuse a place for the average before minutes of measuring."""
     if out.resolve() in places:
         raise ArtifactError(f"{out}: the average would take the place of one of its parts; write it elsewhere")
     if not out.parent.is_dir() or out.is_dir():
         raise ArtifactError(f"{out}: must be a file in a folder that exists")
+    if out.suffix != ".safetensors":
+        raise ArtifactError(f"{out}: an average is an artifact; give it a name that ends in .safetensors")
+    if not os.access(out.parent, os.W_OK):
+        raise ArtifactError(f"{out}: {out.parent} cannot be written; choose another folder")
 
 
 def _checked(weights: Sequence[float] | None, count: int, *, greedy: bool) -> Sequence[float]:

@@ -346,6 +346,8 @@ def test_requests_that_cannot_be_met_are_refused(parts: list[Path], tmp_path: Pa
         average(parts, out=parts[1])
     with pytest.raises(ArtifactError, match="in a folder that exists"):
         average(parts, out=tmp_path / "none" / "soup.safetensors")
+    with pytest.raises(ArtifactError, match=r"a name that ends in \.safetensors"):
+        average(parts, out=tmp_path / "soup.pt")
     with pytest.raises(RecipeError, match="greedy: this needs pictures"):
         average(parts, greedy=True)
     with pytest.raises(RecipeError, match="recalibrate: this needs pictures"):

@@ -1,17 +1,20 @@
-"""Search by gradient: one supernet learns how probable each option is, and the most probable points are trained.
+"""Search by gradient: one supernet learns how probable each option is, and trials teach that on.
 
-What is derived is trained and measured as any other trial, from the start; the supernet gives the order alone. It is
-trained before the first trial, for as many epochs and seconds as its result says: they belong to the search's cost.
+What is derived is trained and measured as any other trial, from the start. The supernet is trained before the first
+trial, for as many epochs and seconds as its result says: they belong to the search's cost.
 
 References: Liu, Simonyan and Yang, DARTS (2019), arXiv:1806.09055; Xie et al., SNAS (2019), arXiv:1812.09926; Wu et
 al., FBNet (2019), arXiv:1812.03443, whose section 4.1 has the defaults of logits, temperatures and warm-up; Tan et al.,
-MnasNet (2019), arXiv:1807.11626, section 3.1, for the exponent of the cost.
+MnasNet (2019), arXiv:1807.11626, section 3.1, for the exponent of the cost; Williams (1992), as in ``reinforce``, for
+what trials teach.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from detloom.errors import RecipeError
 from detloom.hookspecs import hookimpl
@@ -19,16 +22,22 @@ from detloom.interfaces import SearchStrategy
 from detloom.kinds import Kind
 from detloom.search.ground import Ground
 from detloom.search.space import Point, SearchSpace, Trial
-from detloom_plugins.search.likeliest import likeliest
+from detloom_plugins.search.reinforce import ReinforceSearch
 
 __all__ = ["GradientSearch"]
 
 NETWORK = (Kind.BACKBONE, Kind.NECK, Kind.HEAD, Kind.SCALING)
 """The sections of a recipe that a network is made of."""
 
+LEAST = -30.0
+"""Logarithm of a probability that no draw falls on."""
+
 
 class GradientSearch(SearchStrategy):
-    """A supernet with Gumbel-softmax over the options of each key, then its points from the most probable one down.
+    """A supernet with Gumbel-softmax over the options of each key, then its points, from which it goes on learning.
+
+    The most probable point is the first trial. The others are drawn, and each teaches the probabilities on, as it does
+    those of ``reinforce``: options that share weights are compared on weights that none of them has for itself.
 
     Args:
         space: Of choices that change the network.
@@ -38,8 +47,10 @@ class GradientSearch(SearchStrategy):
         final_temperature: Of the last; between them it falls by a factor.
         learning_rate: Of the logits, by Adam.
         weight_decay: Of the logits.
+        trust: How far the supernet's logits count among the trials: 1.0 as they were learned, 0.0 not at all.
+        trial_learning_rate: Step of the logits for a trial whose reward is one deviation above the baseline.
         cost_exponent: Where an objective is a cost, the loss is multiplied by this power of it: 0.07 takes twice the
-            cost for a loss that is smaller by 5 %.
+            cost for a loss that is smaller by 5 %. The reward of a trial is multiplied by its inverse.
     """
 
     def __init__(
@@ -52,6 +63,8 @@ class GradientSearch(SearchStrategy):
         final_temperature: float = 0.1,
         learning_rate: float = 0.01,
         weight_decay: float = 0.0005,
+        trust: float = 0.5,
+        trial_learning_rate: float = 0.5,
         cost_exponent: float = 0.07,
     ) -> None:
         super().__init__(space)
@@ -69,6 +82,12 @@ class GradientSearch(SearchStrategy):
                 "learning_rate must be above 0, weight_decay and cost_exponent at least 0, got "
                 f"{learning_rate}, {weight_decay} and {cost_exponent}"
             )
+        if not 0 <= trust <= 1:
+            raise RecipeError(f"trust is a share of what the supernet has learned, from 0 to 1, got {trust}")
+        if not 0 < trial_learning_rate < math.inf:
+            raise RecipeError(f"trial_learning_rate must be above 0 and finite, got {trial_learning_rate}")
+        self.trust = trust
+        self.controller = ReinforceSearch(space, learning_rate=trial_learning_rate, cost_exponent=cost_exponent)
         self.epochs = epochs
         self.warm_up = warm_up
         self.temperature = temperature
@@ -111,12 +130,16 @@ class GradientSearch(SearchStrategy):
         self,
         history: Sequence[Trial],
         prepared: Mapping[str, Any],
-        generator: torch.Generator,  # noqa: ARG002 - the supernet has drawn all that is random
+        generator: torch.Generator,
     ) -> Point | None:
-        """Return the most probable point that was not proposed yet, or None where all were."""
-        proposed = {trial.point for trial in history}
-        probabilities = [prepared["probabilities"][choice.key] for choice in self.space.choices]
-        return next((point for point in likeliest(probabilities) if point not in proposed), None)
+        """Return the most probable point, then draws of those that were not proposed yet; None where all were."""
+        rows = [torch.tensor(prepared["probabilities"][choice.key]) for choice in self.space.choices]
+        learned_KO = nn.utils.rnn.pad_sequence(rows, batch_first=True).double().log()
+        derived = tuple(learned_KO.argmax(dim=1).tolist())
+        if all(trial.point != derived for trial in history):
+            return derived
+        # Where nothing is trusted, an option of no probability is as good as the others.
+        return self.controller.drawn(history, generator, learned_KO.clamp(min=LEAST) * self.trust)
 
 
 @hookimpl

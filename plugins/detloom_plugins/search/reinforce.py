@@ -82,9 +82,21 @@ class ReinforceSearch(SearchStrategy):
         generator: torch.Generator,
     ) -> Point | None:
         """Return a point that was not proposed yet, or None where all were."""
+        return self.drawn(history, generator)
+
+    def drawn(
+        self, history: Sequence[Trial], generator: torch.Generator, start_KO: Tensor | None = None
+    ) -> Point | None:
+        """Return a draw of the controller after a history, of the points that were not proposed yet, or None.
+
+        Args:
+            history: All trials.
+            generator: Of the draw.
+            start_KO: Logits before the first trial; all options alike when not given.
+        """
         proposed = {trial.point for trial in history}
         if len(proposed) < self.space.size:
-            probability_KO = self.logits_after(history).softmax(dim=1)
+            probability_KO = self.logits_after(history, start_KO).softmax(dim=1)
             for _ in range(ATTEMPTS):
                 place_K = torch.multinomial(probability_KO, 1, generator=generator)[:, 0]
                 point = tuple(place_K.tolist())
@@ -93,15 +105,20 @@ class ReinforceSearch(SearchStrategy):
         # The controller is sure of points that are known: what is left is not what it has learned of.
         return untried(self.space, proposed, random_of(generator))
 
-    def logits_after(self, history: Sequence[Trial]) -> Tensor:
+    def logits_after(self, history: Sequence[Trial], start_KO: Tensor | None = None) -> Tensor:
         """Return the logits ``[K, O]`` of a controller that learned from a history, minus infinity where no option is.
 
         Trials that another strategy proposed, or the controller at an earlier time, are learned from as its own.
+
+        Args:
+            history: All trials.
+            start_KO: Logits before the first trial, 0 when not given.
         """
         counts = torch.tensor(self.space.counts)
         most = max(self.space.counts)
         is_option_KO = torch.arange(most) < counts[:, None]
-        logit_KO = torch.zeros(is_option_KO.shape, dtype=torch.float64).masked_fill(~is_option_KO, -math.inf)
+        logit_KO = torch.zeros(is_option_KO.shape, dtype=torch.float64) if start_KO is None else start_KO
+        logit_KO = logit_KO.masked_fill(~is_option_KO, -math.inf)
         trials = known(history)
         rewards = self.rewards(trials)
         baseline = rewards[0] if rewards else 0.0

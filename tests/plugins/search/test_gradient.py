@@ -1,8 +1,6 @@
 """The strategy: what it refuses, the order of its points, and a supernet of a real detector."""
 
-import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from detloom.recipe import Recipe
 from detloom.search.ground import Ground
 from detloom.search.space import Choice, Objective, Point, SearchSpace, State, Trial
 from detloom_plugins.search.gradient import GradientSearch
-from detloom_plugins.search.likeliest import likeliest
 from detloom_plugins.search.preparing import cost_of
 
 AP = Objective("AP", is_maximised=True)
@@ -77,37 +74,47 @@ def trial(number: int, point: Point, state: State = State.RUNNING) -> Trial:
     return Trial(number, point, state)
 
 
-def test_points_come_by_falling_probability() -> None:
-    probabilities = [[0.2, 0.5, 0.3], [0.6, 0.4], [0.1, 0.1, 0.7, 0.1]]
-
-    points = list(likeliest(probabilities))
-
-    products = [math.prod(each[place] for each, place in zip(probabilities, point, strict=True)) for point in points]
-    assert products == pytest.approx(sorted(products, reverse=True))
-    assert sorted(points) == list(itertools.product(range(3), range(2), range(4)))
+PREPARED = {"probabilities": {"backbone.depth": [0.9, 0.1], "backbone.activation": [0.2, 0.1, 0.7]}}
 
 
-def test_the_first_points_of_a_space_too_large_to_list_come_at_once() -> None:
-    found = list(itertools.islice(likeliest([[0.4, 0.6]] * 60), 3))
-
-    assert found[0] == (1,) * 60
-    assert [point.count(0) for point in found] == [0, 1, 1]
-
-
-def test_proposed_are_the_most_probable_points_that_were_not_proposed_yet() -> None:
-    searched = space(backbone_depth=(1, 2), backbone_activation=("relu", "silu"))
+def test_the_most_probable_point_comes_first_and_then_each_once() -> None:
+    searched = space(backbone_depth=(1, 2), backbone_activation=("relu", "silu", "relu6"))
     strategy = GradientSearch(searched)
-    prepared = {"probabilities": {"backbone.depth": [0.9, 0.1], "backbone.activation": [0.3, 0.7]}}
     history: list[Trial] = []
 
     # What was refused, or runs still, is not proposed again.
-    for number, state in enumerate((State.RUNNING, State.REFUSED, State.FAILED, State.FINISHED)):
-        point = strategy.propose(history, prepared, torch.Generator())
+    for number, state in enumerate([State.RUNNING, State.REFUSED, State.FAILED, *[State.RUNNING] * 3]):
+        point = strategy.propose(history, PREPARED, torch.Generator().manual_seed(number))
         assert point is not None
         history.append(trial(number, point, state))
 
-    assert [each.point for each in history] == [(0, 1), (0, 0), (1, 1), (1, 0)]
-    assert strategy.propose(history, prepared, torch.Generator()) is None
+    assert history[0].point == (0, 2)
+    assert len({each.point for each in history}) == 6
+    assert strategy.propose(history, PREPARED, torch.Generator()) is None
+
+
+@pytest.mark.parametrize(("trust", "share"), [(1.0, 0.9), (0.5, 0.75), (0.0, 0.5)])
+def test_points_are_drawn_as_far_as_the_supernet_is_trusted(trust: float, share: float) -> None:
+    searched = space(backbone_depth=(1, 2), backbone_activation=tuple("abc"), neck_activation=tuple(range(30)))
+    strategy = GradientSearch(searched, trust=trust)
+    prepared = {"probabilities": {**PREPARED["probabilities"], "neck.activation": [1 / 30] * 30}}
+    history = [Trial(0, (0, 2, 0), State.RUNNING)]
+
+    drawn = [strategy.propose(history, prepared, torch.Generator().manual_seed(seed)) for seed in range(400)]
+
+    # The square root of 9 to 1 is 3 to 1; four deviations of a binomial are 0.1.
+    assert np.mean([point is not None and point[0] == 0 for point in drawn]) == pytest.approx(share, abs=0.1)
+
+
+def test_trials_teach_what_the_supernet_had_wrong() -> None:
+    searched = space(backbone_depth=(1, 2), neck_activation=tuple(range(30)))
+    strategy = GradientSearch(searched)
+    prepared = {"probabilities": {"backbone.depth": [0.9, 0.1], "neck.activation": [1 / 30] * 30}}
+    history = [Trial(n, (n % 2, n), State.FINISHED, (0.1 + 0.2 * (n % 2),)) for n in range(20)]
+
+    drawn = [strategy.propose(history, prepared, torch.Generator().manual_seed(seed)) for seed in range(100)]
+
+    assert np.mean([point is not None and point[0] == 1 for point in drawn]) > 0.9
 
 
 def test_choices_that_are_no_part_of_a_network_are_objected_to() -> None:
@@ -132,6 +139,8 @@ def test_choices_of_the_network_are_not_objected_to() -> None:
         ({"temperature": 0.05}, "temperatures must be above 0 and not rise"),
         ({"final_temperature": 0.0}, "temperatures must be above 0 and not rise"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"trust": 1.5}, "trust is a share of what the supernet has learned"),
+        ({"trial_learning_rate": 0.0}, "trial_learning_rate must be above 0 and finite"),
         ({"cost_exponent": -1.0}, "cost_exponent at least 0"),
     ],
 )

@@ -10,8 +10,9 @@ the start of the others (YOLOv7, section 2.2, names both ensembles):
   weights of the last epoch, the average that trained beside it, and averages of its last epochs, uniform and weighted;
 - such a run with a constant learning rate (Izmailov et al. 2018, section 3.2, average weights along one).
 
-Averages have batch norm statistics over all training pictures; so that what these give is not taken for what averaging
-gives, parts are measured with such statistics, too.
+Averages have batch norm statistics over all training pictures, but for those that are said to have "their statistics",
+the mean of the parts'. So that what new ones give is not taken for what averaging gives, parts are measured with such
+statistics, too.
 
 Artifacts and detections lie in DIRECTORY; what is there is not made again, so a run that was stopped goes on, and
 several processes may have seeds of their own. Ends with APs over the seeds that are complete, and with paired
@@ -64,6 +65,7 @@ ARMS = {
     "constant-last": "constant rate, last epoch's weights",
     "constant-last-renewed": "constant rate, last epoch's weights, new statistics",
     "constant-ema": "constant rate, exponential average",
+    "constant-plain": "constant rate, last epochs, uniform, their statistics",
     "constant-uniform": "constant rate, last epochs, uniform",
 }
 COMPARISONS = (
@@ -80,6 +82,7 @@ COMPARISONS = (
     ("all-uniform", "all-ema"),
     ("constant-uniform", "constant-last"),
     ("constant-uniform", "constant-last-renewed"),
+    ("constant-uniform", "constant-plain"),
     ("constant-uniform", "all-uniform"),
 )
 RESAMPLES, CONFIDENCE = 2000, 0.95
@@ -136,8 +139,8 @@ class Bench:
         self._measure(place, f"{name}-last-renewed", snapshots[-1], renewed=True)
         self._measure(place, f"{name}-ema", run / "last.safetensors")
         self._averaged(place, f"{name}-uniform", snapshots)
+        self._averaged(place, f"{name}-plain", snapshots, recalibrate=False)
         if name == "all":
-            self._averaged(place, f"{name}-plain", snapshots, recalibrate=False)
             self._averaged(place, f"{name}-weighted", snapshots, weights=range(1, len(snapshots) + 1))
 
     def _trained(self, run: Path, settings: dict[str, Any]) -> Path:

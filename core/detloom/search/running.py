@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detloom.assembly import mistakes
+from detloom.assembly import check, mistakes
 from detloom.building import build
 from detloom.detector import Detector
 from detloom.errors import DataError, DetloomError, PluginError, RecipeError
@@ -66,10 +66,26 @@ class Task:
             self.names: tuple[str, ...] = tuple(data_of(first, settings.data)[0].names)
         except DataError as error:
             raise DataError(f"{where}: data = {shown(settings.data)}: {error}") from error
+        self._check_proxy(first)
         self.figures = Figures(search, self.names, first.train.seed)
         self.strategy: SearchStrategy = build(Kind.SEARCH, search.strategy, search.space, where=f"{where} [search]")
         if objection := self.strategy.objection():
             raise RecipeError(f"{where} [search]: '{search.strategy['use']}' cannot search this space: {objection}")
+
+    def _check_proxy(self, first: Recipe) -> None:
+        """Refuse what [proxy] makes wrong, which would fail in each trial.
+
+        Raises:
+            RecipeError: The first point can be built without it, and not with it.
+        """
+        try:
+            check(self.recipe((0,) * len(self.search.space.choices), is_final=True), num_classes=len(self.names))
+        except RecipeError:
+            return
+        try:
+            check(first, num_classes=len(self.names))
+        except RecipeError as error:
+            raise RecipeError(f"{self.search.name}.toml [proxy]: {error}") from error
 
     def recipe(self, point: Point, *, is_final: bool = False) -> Recipe:
         """Return the recipe of a point: as the search trains it, or as the winner is.

@@ -451,6 +451,11 @@ def test_data_that_is_not_there_is_told_with_the_file(folder: Path) -> None:
         changed(folder, (data, '"nowhere"'))
 
 
+def test_proxy_that_no_trial_can_have_is_told_before_the_first(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"changed\.toml \[proxy\]: .*'init_from' is none.safetensors: there is no"):
+        changed(folder, ('"train.epochs" = 1', '"train.epochs" = 1\n"train.init_from" = "none.safetensors"'))
+
+
 def test_key_that_is_misspelt_is_told_once(folder: Path) -> None:
     with pytest.raises(RecipeError) as told:
         changed(folder, ('"backbone.hidden"', '"backbone.hiden"'))

@@ -378,6 +378,8 @@ class Workshop:
             verb = "are" if kind == plural(kind) else "is"
             first = f"no {kind} {verb} called '{name}'.{self._described_as(kind, name) or suggest(name, known)}"
         lines = [first, f"  known {plural(kind)}: {', '.join(known)}     `detloom list {kind}` describes them."]
+        if not owner and kind != RECIPE and not suggest(name, known):
+            lines.append("  If a file of yours offers it, name that file: --plugin FILE.")
         lines += [f"  {fault}" for fault in faults.values()]
         off = [point.name for point in self._entry_points if point.name in self._disabled]
         if off:

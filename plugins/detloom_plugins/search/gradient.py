@@ -47,7 +47,8 @@ class GradientSearch(SearchStrategy):
         final_temperature: Of the last; between them it falls by a factor.
         learning_rate: Of the logits, by Adam.
         weight_decay: Of the logits.
-        trust: How far the supernet's logits count among the trials: 1.0 as they were learned, 0.0 not at all.
+        trust: How far the supernet's logits count among the trials: 1.0 as they were learned, 0.0 not at all. The
+            default is from the table of docs/search.md, where the supernet's order said little.
         trial_learning_rate: Step of the logits for a trial whose reward is one deviation above the baseline.
         cost_exponent: Where an objective is a cost, the loss is multiplied by this power of it: 0.07 takes twice the
             cost for a loss that is smaller by 5 %. The reward of a trial is multiplied by its inverse.
@@ -63,7 +64,7 @@ class GradientSearch(SearchStrategy):
         final_temperature: float = 0.1,
         learning_rate: float = 0.01,
         weight_decay: float = 0.0005,
-        trust: float = 0.5,
+        trust: float = 0.25,
         trial_learning_rate: float = 0.5,
         cost_exponent: float = 0.07,
     ) -> None:

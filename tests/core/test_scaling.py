@@ -138,6 +138,11 @@ def test_resolution_is_that_for_which_operations_are_counted() -> None:
     assert report.training_gflops == pytest.approx(4 * base.training_gflops)
 
 
+def test_pictures_that_the_network_cannot_take_are_refused_with_the_multiple() -> None:
+    with pytest.raises(RecipeError, match=r"(?s)its largest stride, 64.*`multiple` says of what sides are"):
+        check("yolov7-w6", {"scaling.use": "resolution", "scaling.resolution": 0.33})
+
+
 def test_component_that_says_nothing_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"'silent' cannot be scaled: SilentNeck does not say .* `extents`"):
         load_recipe("demo", {"neck": {"use": "silent"}, "scaling.use": "width"}, shop=shop_with(silent=SilentNeck))

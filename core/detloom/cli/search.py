@@ -93,13 +93,14 @@ def command(
         local = LocalExecutor(jobs, devices=visible_devices(), keep_open=held)
         try:
             trials = task.run(directory, view=_tell, executor=cluster or local)
-        except (KeyboardInterrupt, DetloomError):
+        except (KeyboardInterrupt, DetloomError) as ended:
             # What was found until then may be hours of training.
             trials = directory.trials(loaded.space)
             if known(trials):
                 written = write_search(task, trials, out)
                 click.echo(f"what was found until now is in {out / 'report.md'} and {out / 'best.toml'}", err=True)
-            click.echo("the same command goes on with this search", err=True)
+            if isinstance(ended, KeyboardInterrupt):
+                click.echo("the same command goes on with this search", err=True)
             raise
         written = write_search(task, trials, out)
     finally:
@@ -116,7 +117,6 @@ def command(
 
 
 def _tell_found(task: "Task", trials: "list[Trial]", written: list[Path], out: Path) -> None:
-
     from detloom.search.reporting import statement, terminal_table
 
     print_table(terminal_table(task, trials))

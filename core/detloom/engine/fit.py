@@ -118,8 +118,9 @@ def fit(
 def _idle(settings: TrainSettings, prepared: Prepared) -> Iterator[str]:
     """Yield what is asked for and would come after the end."""
     steps = prepared.schedule.steps
-    if prepared.ema is not None and prepared.ema.decay_at(steps) == 0:
-        yield f"[ema] averages nothing before the end: the run has {steps} optimiser steps; let it start earlier"
+    ema = prepared.ema
+    if ema is not None and not any(0 < ema.decay_at(step) < 1 for step in range(1, steps + 1)):
+        yield f"[ema] averages no two steps: the run has {steps} optimiser steps; let it start earlier, or more often"
     if settings.snapshot_every > settings.epochs:
         yield f"train.snapshot_every = {settings.snapshot_every} keeps nothing of a run of {settings.epochs} epochs"
 

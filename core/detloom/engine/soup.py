@@ -12,7 +12,7 @@ from torch import Tensor
 from detloom.data.records import Annotations
 from detloom.detector import Detector
 from detloom.engine.evaluate import evaluate
-from detloom.engine.statistics import renew_statistics_, running_norms, training_pictures
+from detloom.engine.statistics import MOST_PICTURES, renew_statistics_, running_norms, training_pictures
 from detloom.recipe import Recipe
 
 __all__ = ["AveragedDetector", "Progress", "Total"]
@@ -89,7 +89,9 @@ class AveragedDetector:
             self.recipe,
             progress=lambda done, all_: self._say("batch norm statistics", done, all_),
         )
-        self.pictures = renew_statistics_(self.detector, batches, keep=frozen)
+        shown = renew_statistics_(self.detector, batches, keep=frozen)
+        # The last batch is filled up with pictures that come once more.
+        self.pictures = min(shown, len(self.train.images), MOST_PICTURES)
 
     def measure(self, what: str) -> dict[str, float]:
         """Return the metrics on the validation split."""

@@ -59,17 +59,18 @@ def renew_statistics_(model: nn.Module, batches: Iterable[Tensor], *, keep: Sequ
     seen = 0
     counted: Counter[nn.Module] = Counter()
 
-    def count(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def count(norm: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         # A cumulative mean in which each picture has the same weight, also where levels share a norm.
-        counted[norm] += len(inputs[0])
-        norm.momentum = len(inputs[0]) / counted[norm]  # type: ignore[assignment] # a plain attribute of norms
+        level_BCHW = (*given, *named.values())[0]
+        counted[norm] += len(level_BCHW)
+        norm.momentum = len(level_BCHW) / counted[norm]  # type: ignore[assignment] # a plain attribute of norms
 
     with as_in_evaluation(model), ExitStack() as after:
         after.enter_context(torch.autocast(next(model.parameters()).device.type, enabled=False))
         for norm in norms.values():
             after.callback(setattr, norm, "momentum", norm.momentum)
-            after.callback(norm.register_forward_pre_hook(count).remove)
-            norm.train()
+            after.callback(norm.register_forward_pre_hook(count, with_kwargs=True).remove)
+            norm.training = True
             norm.reset_running_stats()
         for images_BCHW in batches:
             seen += len(images_BCHW)

@@ -16,6 +16,7 @@ __all__ = ["as_data", "counted", "layer_table", "meeting_table", "stage_table", 
 MOST_OUTPUTS = 4
 MOST_WRITTEN = 10**7
 MOST_NAMED = 8
+NARROWEST = 12
 
 
 def as_data(analysis: Analysis, joined: Sequence[Meeting]) -> dict[str, Any]:
@@ -92,10 +93,11 @@ def layer_table(analysis: Analysis, *, is_short: bool = False) -> "Table":
 
     table = Table(title="layers", title_justify="left")
     outputs = analysis.outputs if 1 < len(analysis.outputs) <= MOST_OUTPUTS and not is_short else ()
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer", overflow="fold", min_width=NARROWEST)
     for column in ("stage", "shortest", "longest", *outputs, "paths", *(() if is_short else ("steps",)), "sources"):
-        # Numbers are never cut; where there is no room, it is names that go on in the next line.
-        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+        # Where there is no room, it is names that go on in the next line.
+        is_name = column == "stage"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
     for layer in analysis.layers:
         name = layer.name if layer.uses == 1 else f"{layer.name} ({layer.uses} uses)"
         ranges = [_range(layer.by_output.get(output)) for output in outputs]

@@ -220,13 +220,7 @@ class _Reader:
             return
         operation = link.name().rpartition("::")[2]
         if operation.startswith(_SHIFTED):
-            # What is added is the first input: it may be a bias, a flow, or a bias to a product of flows.
-            first = link.next_functions[0][0]
-            added, biases = self._behind([] if first is None else [first])
-            flows, matrices = self._behind([inner for inner, _ in link.next_functions[1:] if inner is not None])
-            self._flow[link] = self._mixed(flows, {**biases, **matrices} if matrices else {}, link)
-            if added:
-                self._flow[link] = self._add("addition", "", [self._flow[link], *added], link)
+            self._flow[link] = self._shifted(link)
             return
         if operation.startswith(_MIXING):
             self._flow[link] = self._mixed(flows, weights, link)
@@ -250,6 +244,16 @@ class _Reader:
         for inner in links:
             weights |= self._weights.get(inner, {})
         return [self._flow[inner] for inner in links if inner in self._flow], weights
+
+    def _shifted(self, link: Link) -> int:
+        """Return the node of a product to which something is added: a bias, a flow, or a bias to a product of flows."""
+        first = link.next_functions[0][0]
+        added, biases = self._behind([] if first is None else [first])
+        flows, matrices = self._behind([inner for inner, _ in link.next_functions[1:] if inner is not None])
+        if not flows:
+            return added[0]
+        product = self._mixed(flows, {**biases, **matrices} if matrices else {}, link)
+        return self._add("addition", "", [product, *added], link) if added else product
 
     def _mixed(self, flows: Sequence[int], weights: Mapping[str, Tensor], link: Link) -> int:
         """Return the node of a layer, or of a product where nothing is learned."""

@@ -68,7 +68,8 @@ class SearchDirectory(LockedDirectory):
 
     def forget(self) -> None:
         """Take back the record of a search that cannot be begun, and what its strategy wrote."""
-        self._record.unlink(missing_ok=True)
+        for file in (self._record, self.path / PREPARED):
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.strategy, ignore_errors=True)
 
     def trials(self, space: SearchSpace) -> list[Trial]:

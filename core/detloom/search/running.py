@@ -1,6 +1,7 @@
 """Run a search: ask the strategy for points, refuse what is impossible, train the others, keep what was found."""
 
 import json
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -124,24 +125,26 @@ class Task:
             PluginError: The strategy does not keep its contract.
         """
         prepared = directory.prepared()
-        if prepared is None:
-            directory.strategy.mkdir(exist_ok=True)
-            try:
+        is_new = not directory.strategy.exists()
+        try:
+            if prepared is None:
+                directory.strategy.mkdir(exist_ok=True)
                 with self._strategy_named():
                     found = self.strategy.prepare(self.ground(directory.strategy))
-            except RecipeError:
-                # What is refused has not begun, and its file is to be mended.
+                prepared = self._plain(found)
+                directory.keep_prepared(prepared)
+            progress = _Progress(self, directory, prepared, view)
+            while wave := progress.next_wave():
+                progress.tell_begun(wave)
+                # Closed on Ctrl-C, so that what is running is stopped at once.
+                with closing(executor.run([self.item(trial, directory) for trial in wave])) as outcomes:
+                    for outcome in outcomes:
+                        progress.note(int(outcome.item.name.removeprefix("trial ")), outcome.error)
+        except (PluginError, RecipeError):
+            # What has found and learned nothing has not begun: its file or its plugin is to be mended.
+            if is_new and not prepared and not directory.trials(self.search.space):
                 directory.forget()
-                raise
-            prepared = self._plain(found)
-            directory.keep_prepared(prepared)
-        progress = _Progress(self, directory, prepared, view)
-        while wave := progress.next_wave():
-            progress.tell_begun(wave)
-            # Closed on Ctrl-C, so that what is running is stopped at once.
-            with closing(executor.run([self.item(trial, directory) for trial in wave])) as outcomes:
-                for outcome in outcomes:
-                    progress.note(int(outcome.item.name.removeprefix("trial ")), outcome.error)
+            raise
         return progress.trials
 
     def samples(self, count: int) -> list[Trial]:
@@ -182,7 +185,10 @@ class Task:
         except DetloomError:
             raise
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            source = getattr(sys.modules[type(self.strategy).__module__], "__file__", None)
+            own = [frame for frame in frames if frame.filename == source]
+            frame = (own or frames)[-1]
             raise PluginError(
                 f"the strategy '{self.search.strategy['use']}' failed at {frame.filename}, line {frame.lineno}: "
                 f"{type(error).__name__}: {error}"

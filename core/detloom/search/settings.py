@@ -106,8 +106,9 @@ class Search:
             # Where they lie is no part of the search; what they hold is that of its recipe.
             **self.settings.model_dump(mode="json", exclude={"plugins"}),
             "name": self.name,
-            # Points are places in this order, which a mapping does not keep.
-            "space": [[choice.key, list(choice.options)] for choice in self.space.choices],
+            "space": {choice.key: list(choice.options) for choice in self.space.choices},
+            # Points are places in this order, in which mappings do not differ.
+            "order": [choice.key for choice in self.space.choices],
             "constraints": dict(self.constraints),
             "search": dict(self.strategy),
             "overrides": dict(self.overrides),

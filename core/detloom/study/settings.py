@@ -45,7 +45,7 @@ __all__ = [
 Design = Literal["one-at-a-time", "grid", "cells"]
 
 TABLES = ("axes", "cells", "overrides")
-# What each kind of file has and the others have not; a table that is none has the name of another one's setting.
+# Tables or texts that each kind of file has and the others have not.
 MARKS = {"study": ("axes", "cells"), "search": ("space",), "recipe": ("extends", *SINGLE_KINDS)}
 COMMANDS = {"study": "ablate", "search": "search", "recipe": "train"}
 SEED = "train.seed"
@@ -158,7 +158,8 @@ def read_tables(path: Path, noun: str, page: str) -> dict[str, Any]:
         raise RecipeError(f"{path}: the {noun} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: this is not valid TOML: {error}") from error
-    found = next((kind for kind, marks in MARKS.items() if any(mark in tables for mark in marks)), noun)
+    of_form = {key for key, value in tables.items() if isinstance(value, Mapping | str)}
+    found = next((kind for kind, marks in MARKS.items() if not of_form.isdisjoint(marks)), noun)
     if found != noun and not (found == "recipe" and "recipe" in tables):
         raise RecipeError(f"{path}: this is a {found}, no {noun}; `detloom {COMMANDS[found]} {path}` takes it")
     return tables

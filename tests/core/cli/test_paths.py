@@ -70,6 +70,15 @@ def test_numbers_are_whole_wherever_they_are_printed(monkeypatch: pytest.MonkeyP
     assert {len(line) for line in narrow.splitlines() if "│" in line} == {80}
 
 
+def test_names_are_there_on_a_very_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+
+    narrow = re.sub(r"\x1b\[[\d;]*m", "", run("yolov7-tiny").output)
+
+    assert re.search(r"│ backbone\.ste.* 565,568 │", narrow)
+
+
 def test_artifact_has_the_paths_of_its_recipe_and_a_folded_one_those_of_the_deployed_form(tmp_path: Path) -> None:
     recipe = load_recipe("yolov7-tiny", {"backbone.repconv": [1], "backbone.repconv_identity": False})
     artifact, folded = tmp_path / "tiny.safetensors", tmp_path / "folded.safetensors"

@@ -167,13 +167,17 @@ def test_progress_is_plain_lines_away_from_a_terminal(
 
 
 def test_what_would_come_after_the_end_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    late = {"ema": {"use": "swa", "start": 1000}}
+    for number, swa in enumerate(({"start": 1000}, {"start": 2, "every": 1000})):
+        overrides = small(train__snapshot_every=9, ema={"use": "swa", **swa})
+        fit("yolov7-tiny", data=data, out=tmp_path / str(number), overrides=overrides)
 
-    fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=small(train__snapshot_every=9, **late))
+        said = capsys.readouterr().err
+        assert re.search(r"\[ema\] averages no two steps: the run has \d+ optimiser steps", said)
+        assert "train.snapshot_every = 9 keeps nothing of a run of 2 epochs" in said
 
-    said = capsys.readouterr().err
-    assert re.search(r"\[ema\] averages nothing before the end: the run has \d+ optimiser steps", said)
-    assert "train.snapshot_every = 9 keeps nothing of a run of 2 epochs" in said
+    fit("yolov7-tiny", data=data, out=tmp_path / "run", overrides=small())
+
+    assert "averages no two steps" not in capsys.readouterr().err
 
 
 def test_unknown_observer_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:

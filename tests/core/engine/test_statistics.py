@@ -81,6 +81,34 @@ def test_norm_that_levels_share_has_the_statistics_of_all_of_them() -> None:
     torch.testing.assert_close(model.norm.running_mean, torch.cat(means).mean(0))
 
 
+def test_norm_with_dropout_inside_that_is_called_by_name_has_the_same_statistics_again() -> None:
+    class Inside(nn.BatchNorm2d):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
+            dropped: Tensor = self.drop(super().forward(input))
+            return dropped
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Inside(), nn.BatchNorm2d(3)
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            level_BCHW: Tensor = self.second(self.first(input=images_BCHW))
+            return level_BCHW
+
+    model, found = Named(), []
+    for _ in range(2):
+        renew_statistics_(model, pictures())
+        assert model.second.running_var is not None
+        found.append(model.second.running_var.clone())
+
+    assert torch.equal(*found)
+
+
 def test_what_is_not_run_or_kept_has_its_own_statistics_and_modes_return() -> None:
     model = Branches().eval()
     model.second.train()

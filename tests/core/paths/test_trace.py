@@ -96,6 +96,16 @@ def test_flow_that_a_product_is_added_to_is_met_by_it() -> None:
     assert structures(graph)[0] == "residual"
 
 
+def test_product_of_constants_that_is_added_to_a_flow_is_passed_by() -> None:
+    def shifted(net: Written, x: Tensor) -> Tensor:
+        flow = net.first(x)[0, :, 0]
+        return torch.addmm(flow, torch.ones(4, 4, device=x.device), torch.ones(4, 8, device=x.device))
+
+    graph = traced(shifted)
+
+    assert [node.form for node in graph.nodes] == ["picture", "layer"]
+
+
 def test_activation_in_place_and_addition_in_place_are_as_those_beside() -> None:
     def beside(net: Written, x: Tensor) -> Tensor:
         kept = functional.relu(net.first(x))

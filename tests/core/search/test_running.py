@@ -239,7 +239,7 @@ def test_keys_in_another_order_are_another_search(folder: Path, tmp_path: Path) 
     one, other = SEARCH.split("[space]\n")[1].splitlines()[:2]
     searched(changed(folder), tmp_path)
 
-    with pytest.raises(ArtifactError, match="it differs in space"):
+    with pytest.raises(ArtifactError, match="it differs in order"):
         searched(changed(folder, (f"{one}\n{other}", f"{other}\n{one}")), tmp_path)
 
 
@@ -275,6 +275,7 @@ def test_search_that_is_stopped_leaves_a_report_of_what_it_found(
 
     assert result.exit_code == 130
     assert "what was found until now" in result.output
+    assert "the same command goes on" in result.output
     assert load_recipe(tmp_path / "out" / "best.toml").tables["backbone"]["hidden"] == [8, 8, 8, 8]
 
 
@@ -392,6 +393,9 @@ def test_winner_is_an_ordinary_recipe_without_the_proxy(folder: Path, tmp_path: 
     chosen = best(trials, task.search.space.objectives)
     assert chosen is not None
     assert as_data(task, trials)["front"] == [chosen.number]
+    assert re.search(
+        r"The front's hypervolume is 0\.0\d+, over AP 0, gflops 0\.\d+\.", (tmp_path / "report.md").read_text()
+    )
     assert [path.name for path in (tmp_path / "front").iterdir()] == [f"trial-{chosen.number:04}.toml"]
 
 
@@ -425,12 +429,48 @@ def test_search_that_cannot_be_prepared_leaves_room_for_the_mended_one(folder: P
 
 
 def test_strategy_that_fails_is_told_with_its_line(folder: Path, tmp_path: Path) -> None:
-    text = PLUGIN.replace('register("ordered"', 'register("failing"').replace("number = 0 if", "number = 1 / 0 if")
+    # What fails is torch, where the strategy calls it.
+    text = PLUGIN.replace('register("ordered"', 'register("failing"')
+    text = text.replace("number = 0 if", "number = torch.zeros(2).item() if")
     (folder / "failing.py").write_text(text, encoding="utf-8")
-    line = text[: text.index("1 / 0")].count("\n") + 1
+    line = text[: text.index(".item()")].count("\n") + 1
+    changes = ("strategy.py", "failing.py"), ('"ordered"', '"failing"\nagain = true')
 
-    with pytest.raises(PluginError, match=rf"'failing' failed at .*failing\.py, line {line}: ZeroDivisionError"):
-        searched(changed(folder, ("strategy.py", "failing.py"), ('"ordered"', '"failing"\nagain = true')), tmp_path)
+    with pytest.raises(PluginError, match=rf"'failing' failed at .*failing\.py, line {line}: RuntimeError"):
+        searched(changed(folder, *changes), tmp_path)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_strategy_that_cannot_prepare_leaves_room_and_what_an_interrupted_one_has_learned(
+    folder: Path, tmp_path: Path, is_cut: bool
+) -> None:
+    text = PLUGIN.replace('register("ordered"', 'register("moody"').replace(
+        "return {", "raise RuntimeError\n        return {"
+    )
+    (folder / "moody.py").write_text(text, encoding="utf-8")
+    task = changed(folder, ("strategy.py", "moody.py"), ('"ordered"', '"moody"'))
+    directory = SearchDirectory(tmp_path)
+    if is_cut:
+        # A preparation that was stopped has left its record and its folder.
+        directory.open(task.content())
+        directory.close()
+        directory.strategy.mkdir()
+        (directory.strategy / "cut").touch()
+
+    with pytest.raises(PluginError, match="'moody' failed at"):
+        searched(task, tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == ({".lock", "search.json", "strategy"} if is_cut else {".lock"})
+
+
+def test_point_that_repeats_one_that_fails_has_its_values_once_that_succeeds(folder: Path, tmp_path: Path) -> None:
+    task = changed(folder, ("trials = 4", "trials = 4\nparallel = 2"))
+
+    failed = searched(task, tmp_path, Oracle(fails=[0]))
+    again = searched(task, tmp_path)
+
+    assert (failed[0].state, failed[1].state, failed[1].values) == (State.FAILED, State.REPEATED, ())
+    assert again[1].values == again[0].values != ()
 
 
 def test_search_of_which_all_points_are_refused_ends_with_1_and_says_how_far_they_are(

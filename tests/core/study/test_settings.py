@@ -109,6 +109,15 @@ def test_missing_file_and_broken_toml_are_told(tmp_path: Path) -> None:
     assert "not valid TOML" in complaint(tmp_path, "recipe = ")
 
 
+def test_file_of_another_kind_is_told_in_a_line(tmp_path: Path) -> None:
+    space = '[space]\nassigner = ["atss", "paa"]\n'
+
+    assert "this is a search, no study; `detloom search " in complaint(tmp_path, space)
+    assert "this is a recipe, no study; `detloom train " in complaint(tmp_path, '[head]\nuse = "anchor"\n')
+    # A table that is none yet is no mark of a recipe.
+    assert "a study needs either [axes]" in complaint(tmp_path, 'data = "d"\nassigner = ["atss", "paa"]\n')
+
+
 def test_mistakes_of_form_import_no_torch(tmp_path: Path) -> None:
     path = written(tmp_path, "sedes = [1]\n")
     code = (

@@ -1,4 +1,4 @@
-"""The strategy: what it refuses, the order of its points, and a supernet of a real detector."""
+"""The strategy: what it refuses, how its points are drawn, and a supernet of a real detector."""
 
 import json
 from pathlib import Path

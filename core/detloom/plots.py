@@ -14,7 +14,7 @@ from detloom.data.reading import Picture
 from detloom.ops.curves import Curves
 from detloom.pictures import BLACK, WHITE, Colour, colour, font, shortened, text_on
 
-__all__ = ["plot_confusion", "plot_precision_recall", "tick_step"]
+__all__ = ["plot_confusion", "plot_precision_recall", "smoothed", "tick_step"]
 
 # Lines are drawn larger and shrunk, which smooths them.
 FINE = 2

@@ -17,6 +17,7 @@ from detloom.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from detloom.search.directory import SearchDirectory
     from detloom.search.running import Task
     from detloom.search.space import Trial
 
@@ -94,11 +95,7 @@ def command(
         try:
             trials = task.run(directory, view=_tell, executor=cluster or local)
         except (KeyboardInterrupt, DetloomError) as ended:
-            # What was found until then may be hours of training.
-            trials = directory.trials(loaded.space)
-            if known(trials):
-                written = write_search(task, trials, out)
-                click.echo(f"what was found until now is in {out / 'report.md'} and {out / 'best.toml'}", err=True)
+            _keep_found(task, directory)
             if isinstance(ended, KeyboardInterrupt):
                 click.echo("the same command goes on with this search", err=True)
             raise
@@ -114,6 +111,18 @@ def command(
         click.echo("some trials failed; the same command tries them again", err=True)
     if has_failed or not known(trials):
         raise click.exceptions.Exit(1)
+
+
+def _keep_found(task: "Task", directory: "SearchDirectory") -> None:
+    """Report what a search has found until it was cut off, which may be hours of training."""
+    from detloom.search.reporting import write_search
+    from detloom.search.space import known
+
+    trials = directory.trials(task.search.space)
+    if known(trials):
+        write_search(task, trials, directory.path)
+        where = f"{directory.path / 'report.md'} and {directory.path / 'best.toml'}"
+        click.echo(f"what was found until now is in {where}", err=True)
 
 
 def _tell_found(task: "Task", trials: "list[Trial]", written: list[Path], out: Path) -> None:

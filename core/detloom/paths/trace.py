@@ -221,22 +221,12 @@ class _Reader:
         operation = link.name().rpartition("::")[2]
         if operation.startswith(_SHIFTED):
             self._flow[link] = self._shifted(link)
-            return
-        if operation.startswith(_MIXING):
-            self._flow[link] = self._mixed(flows, weights, link)
-            return
-        form: Form = "product"
-        if operation.startswith(_ADDING):
-            form = "addition"
+        elif operation.startswith(_ADDING):
+            self._flow[link] = self._met("addition", flows, link)
         elif operation.startswith(_JOINING):
-            form = "concatenation"
+            self._flow[link] = self._met("concatenation", flows, link)
         else:
-            # A function of one flow that is written with several operations, as x * sigmoid(x), is no meeting.
-            flows = list(dict.fromkeys(flows))
-        if len(flows) == 1:
-            self._flow[link] = flows[0]
-            return
-        self._flow[link] = self._add(form, "", flows, link)
+            self._flow[link] = self._mixed(flows, weights if operation.startswith(_MIXING) else {}, link)
 
     def _behind(self, links: Sequence[Link]) -> tuple[list[int], dict[str, Tensor]]:
         """Return the nodes that inputs come from, and the parameters that the others follow from."""
@@ -253,15 +243,19 @@ class _Reader:
         if not flows:
             return added[0]
         product = self._mixed(flows, {**biases, **matrices} if matrices else {}, link)
-        return self._add("addition", "", [product, *added], link) if added else product
+        return self._met("addition", [product, *added], link)
 
     def _mixed(self, flows: Sequence[int], weights: Mapping[str, Tensor], link: Link) -> int:
         """Return the node of a layer, or of a product where nothing is learned."""
         if weights:
             self._reached.update(id(each) for each in weights.values())
             return self._add("layer", _layer_name(weights), flows, link)
-        flows = list(dict.fromkeys(flows))
-        return flows[0] if len(flows) == 1 else self._add("product", "", flows, link)
+        # A function of one flow that is written with several operations, as x * sigmoid(x), is no meeting.
+        return self._met("product", list(dict.fromkeys(flows)), link)
+
+    def _met(self, form: Form, flows: Sequence[int], link: Link) -> int:
+        """Return the node at which flows meet: of one alone, where that is from."""
+        return flows[0] if len(flows) == 1 else self._add(form, "", flows, link)
 
     def _add(self, form: Form, name: str, flows: Sequence[int], link: Link) -> int:
         seen = self._seen.get(link)

@@ -22,6 +22,7 @@ from detloom.errors import ArtifactError
 from detloom.search.space import SearchSpace, State, Trial
 from detloom.study.locking import LockedDirectory
 from detloom.study.work import read_measured
+from detloom.wording import shown
 
 __all__ = ["SearchDirectory"]
 
@@ -59,7 +60,7 @@ class SearchDirectory(LockedDirectory):
             return None
         content = _read(file)
         if not isinstance(content, dict):
-            raise ArtifactError(f"{file}: this is not what a strategy learned: {content!r}; begin anew with --out")
+            raise ArtifactError(f"{file}: this is not what a strategy learned: {shown(content)}; begin anew with --out")
         return content
 
     def keep_prepared(self, content: Mapping[str, Any]) -> None:

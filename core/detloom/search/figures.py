@@ -28,6 +28,7 @@ COUNTED: Mapping[str, str] = {
     "training_gflops": "training_gflops",
 }
 """What is counted of a network, and where a report of ``check`` has it."""
+
 ALWAYS = ("parameters", "gflops")
 LATENCY = "latency_ms"
 KNOWN = (*COUNTED, *SCORERS, LATENCY)

@@ -27,30 +27,28 @@ def plot_front(history: Sequence[Trial], objectives: Sequence[Objective]) -> Pic
     The front is blue, and numbers are those of its trials.
     """
     trials = known(history)
-    chosen = front(history, objectives) if len(objectives) > 1 else _records(history, objectives)
-    along = [trial.values[1] if len(objectives) > 1 else float(trial.number) for trial in trials]
-    up = [trial.values[0] for trial in trials]
+    if len(objectives) > 1:
+        chosen, across, blue = front(history, objectives), objectives[1].name, "the front: no point is better in all"
+    else:
+        chosen, across, blue = _records(history, objectives), "trial", "the best until then"
     image = Image.new("RGB", ((LEFT + WIDE + 40) * FINE, (TOP + HIGH + 60) * FINE), WHITE)
     canvas = ImageDraw.Draw(image)
     text, small = font(14 * FINE), font(12 * FINE)
-    across = objectives[1].name if len(objectives) > 1 else "trial"
     canvas.text((12 * FINE, 10 * FINE), f"{objectives[0].name} over {across}", fill=BLACK, font=text)
-    blue = "the front: no point is better in all" if len(objectives) > 1 else "the best until then"
     canvas.text((12 * FINE, 28 * FINE), f"blue: {blue}, with the numbers of its trials", fill=BETTER, font=small)
     if not trials:
         canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH / 2) * FINE), "no trial has a result", fill=FRAME, font=text)
         return smoothed(image)
-    xs, ys = _scale(along), _scale(up)
+
+    def along(trial: Trial) -> float:
+        return trial.values[1] if len(objectives) > 1 else float(trial.number)
+
+    xs, ys = _scale(list(map(along, trials))), _scale([trial.values[0] for trial in trials])
 
     def at(trial: Trial) -> tuple[float, float]:
-        x = trial.values[1] if len(objectives) > 1 else float(trial.number)
-        return _x(x, xs), _y(trial.values[0], ys)
+        return _x(along(trial), xs), _y(trial.values[0], ys)
 
-    for tick in _ticks(ys):
-        canvas.line([(LEFT * FINE, _y(tick, ys)), ((LEFT + WIDE) * FINE, _y(tick, ys))], fill=GRID, width=FINE)
-        canvas.text(((LEFT - 8) * FINE, _y(tick, ys)), f"{tick:,.10g}", fill=FRAME, font=small, anchor="rm")
-    for tick in _ticks(xs):
-        canvas.text((_x(tick, xs), (TOP + HIGH + 8) * FINE), f"{tick:,.10g}", fill=FRAME, font=small, anchor="mt")
+    _draw_axes(canvas, xs, ys)
     canvas.text(((LEFT + WIDE / 2) * FINE, (TOP + HIGH + 32) * FINE), across, fill=BLACK, font=text, anchor="mt")
     for trial in trials:
         _dot(canvas, at(trial), OTHER)
@@ -81,6 +79,15 @@ def _scale(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
     return low - margin, high + margin
+
+
+def _draw_axes(canvas: ImageDraw.ImageDraw, xs: tuple[float, float], ys: tuple[float, float]) -> None:
+    small = font(12 * FINE)
+    for tick in _ticks(ys):
+        canvas.line([(LEFT * FINE, _y(tick, ys)), ((LEFT + WIDE) * FINE, _y(tick, ys))], fill=GRID, width=FINE)
+        canvas.text(((LEFT - 8) * FINE, _y(tick, ys)), f"{tick:,.10g}", fill=FRAME, font=small, anchor="rm")
+    for tick in _ticks(xs):
+        canvas.text((_x(tick, xs), (TOP + HIGH + 8) * FINE), f"{tick:,.10g}", fill=FRAME, font=small, anchor="mt")
 
 
 def _ticks(ends: tuple[float, float]) -> list[float]:

@@ -27,7 +27,7 @@ def as_data(task: Task, trials: Sequence[Trial]) -> dict[str, Any]:
     """Return everything as JSON data."""
     objectives = task.search.space.objectives
     winner = best(trials, objectives)
-    reference = _reference(task, trials)
+    volume, reference = _reached(task, trials)
     return {
         "search": task.search.as_data(),
         "points": task.search.space.size,
@@ -35,7 +35,7 @@ def as_data(task: Task, trials: Sequence[Trial]) -> dict[str, Any]:
         "objectives": [each.name for each in objectives],
         "best": None if winner is None else winner.number,
         "front": [trial.number for trial in front(trials, objectives)],
-        "hypervolume": hypervolume([trial.values for trial in known(trials)], reference, objectives),
+        "hypervolume": volume,
         "hypervolume_reference": reference,
         "trials": [
             {
@@ -62,10 +62,10 @@ def as_markdown(task: Task, trials: Sequence[Trial]) -> str:
             "|---" * (len(names) + 3) + "|",
         ]
         for trial in shown:
-            figures = " | ".join(_number(trial, name) for name in names)
             state = f"{trial.state}: {trial.reason.splitlines()[0]}" if trial.reason else str(trial.state)
-            cells = (str(trial.number), label(task.search, trial.point), figures, state)
-            lines.append(f"| {' | '.join(_in_cell(cell) if cell != figures else cell for cell in cells)} |")
+            figures = [_number(trial, name) for name in names]
+            cells = (str(trial.number), label(task.search, trial.point), *figures, state)
+            lines.append(f"| {' | '.join(map(_in_cell, cells))} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -108,20 +108,18 @@ def statement(task: Task, trials: Sequence[Trial]) -> str:
         f"{states[State.FINISHED]} of {task.search.space.size:,} points have a result; refused: "
         f"{states[State.REFUSED]}, failed: {states[State.FAILED]}, proposed again: {states[State.REPEATED]}."
     )
-    winner = best(trials, task.search.space.objectives)
+    objectives = task.search.space.objectives
+    winner = best(trials, objectives)
     if winner is None:
         return f"{tried} Nothing was found; {_least(task, trials)}the reasons are in the table of all trials."
-    first = task.search.space.objectives[0]
+    first = objectives[0]
     found = f"The highest {first.name}, {in_digits(winner.values[0])}, is that of trial {winner.number}."
     chosen = " It was chosen on the pictures that it was measured on, so expect less on others." * (first.name == AP)
-    objectives = task.search.space.objectives
-    reached = ""
-    if len(objectives) > 1:
-        reference = _reference(task, trials)
-        worst = ", ".join(f"{each.name} {in_digits(value)}" for each, value in zip(objectives, reference, strict=True))
-        volume = in_digits(hypervolume([trial.values for trial in known(trials)], reference, objectives))
-        reached = f" The front's hypervolume is {volume}, over {worst}."
-    return f"{tried} {found}{chosen}{reached}"
+    if len(objectives) == 1:
+        return f"{tried} {found}{chosen}"
+    volume, reference = _reached(task, trials)
+    worst = ", ".join(f"{each.name} {in_digits(value)}" for each, value in zip(objectives, reference, strict=True))
+    return f"{tried} {found}{chosen} The front's hypervolume is {in_digits(volume)}, over {worst}."
 
 
 def _least(task: Task, trials: Sequence[Trial]) -> str:
@@ -166,15 +164,19 @@ def _recipe_text(task: Task, trial: Trial) -> str:
     return replace(recipe, plugins=plugins).to_toml()
 
 
-def _reference(task: Task, trials: Sequence[Trial]) -> list[float]:
-    """Return the worst value of each objective: its constraint, else the worst that was found; 0 of AP."""
+def _reached(task: Task, trials: Sequence[Trial]) -> tuple[float, list[float]]:
+    """Return the hypervolume of what was found, and what it counts from.
+
+    That is the worst value of each objective: its constraint, else the worst that was found; 0 of AP.
+    """
+    objectives = task.search.space.objectives
     values = [trial.values for trial in known(trials)]
     found = []
-    for place, each in enumerate(task.search.space.objectives):
+    for place, each in enumerate(objectives):
         worst = [value[place] for value in values] or [0.0]
         limit = task.search.constraints.get(each.name, max(worst))
         found.append(float((0.0 if each.name == AP else min(worst)) if each.is_maximised else limit))
-    return found
+    return hypervolume(values, found, objectives), found
 
 
 def _figure_names(task: Task) -> list[str]:

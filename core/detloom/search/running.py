@@ -67,7 +67,8 @@ class Task:
             self.names: tuple[str, ...] = tuple(data_of(first, settings.data)[0].names)
         except DataError as error:
             raise DataError(f"{where}: data = {shown(settings.data)}: {error}") from error
-        self._check_proxy(first)
+        if search.proxy:
+            self._check_proxy(first)
         self.figures = Figures(search, self.names, first.train.seed)
         self.strategy: SearchStrategy = build(Kind.SEARCH, search.strategy, search.space, where=f"{where} [search]")
         if objection := self.strategy.objection():

@@ -66,7 +66,42 @@ def test_picture_tells_trials_of_one_place_once() -> None:
     assert end_of_numbers(together) > end_of_numbers(alone) + 5
 
 
+@pytest.mark.parametrize(
+    ("second", "values", "is_right"),
+    [
+        ("gflops", [(0.2, 1.0), (0.4, 3.0)], True),
+        # What is wanted high falls where the first rises.
+        ("synflow", [(0.4, 1.0), (0.2, 3.0)], False),
+    ],
+)
+def test_way_between_points_is_the_edge_of_what_the_front_is_better_than(
+    second: str, values: list[tuple[float, ...]], *, is_right: bool
+) -> None:
+    objectives = (TWO[0], Objective(second, is_maximised=second == "synflow"))
+
+    columns = blue_columns(plot_front(trials(values), objectives), 240)
+
+    # Its upright half crosses the middle of the picture on the side of the better point.
+    assert len(columns) > 0
+    assert all((column > 360) == is_right for column in columns)
+
+
+def test_three_objectives_have_no_line_between_their_points() -> None:
+    objectives = (*TWO, Objective("parameters", is_maximised=False))
+    picture = plot_front(trials([(0.2, 1.0, 9.0), (0.4, 3.0, 1.0)]), objectives)
+
+    assert blue_columns(picture, 240) == []
+    assert blue_columns(plot_front(trials([(0.2, 1.0), (0.4, 3.0)]), TWO), 240)
+
+
+def blue_columns(picture_HW3: NDArray[np.uint8], row: int) -> list[int]:
+    """Return where a row of a picture is blue."""
+    row_W3 = picture_HW3[row].astype(int)
+    found: list[int] = np.flatnonzero(row_W3[:, 2] - row_W3[:, 0] > 60).tolist()
+    return found
+
+
 def end_of_numbers(picture_HW3: NDArray[np.uint8]) -> int:
     """Return the last blue column above the highest point, where only its numbers stand."""
-    above_HW3 = picture_HW3[:66].astype(int)
-    return int(np.flatnonzero((above_HW3[..., 2] - above_HW3[..., 0] > 60).any(axis=0)).max())
+    # Below what the picture says of its colours.
+    return max(column for row in range(46, 66) for column in blue_columns(picture_HW3, row))

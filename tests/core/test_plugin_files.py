@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from narrow_recipe import NARROW
 
 import detloom
 from detloom.artifacts import read_artifact, save_artifact
@@ -40,14 +41,6 @@ def register_components(register):
     register("mine", Mine)
 '''
 SMALL = {"head.use": "mine", "criterion.use": "yolox", "assigner.use": "simota"}
-NARROW = {
-    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
-    "backbone.hidden": [8, 8, 8, 8],
-    "backbone.widths": [8, 16, 16, 16],
-    "neck.hidden": [8, 8, 8],
-    "neck.widths": [8, 8, 8],
-    "neck.outputs": [16, 16, 16],
-}
 
 
 @pytest.fixture(autouse=True)

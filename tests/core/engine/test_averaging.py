@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from narrow_recipe import NARROW
 from torch import nn
 
 import detloom
@@ -30,12 +31,7 @@ from detloom.scenes import write_scenes
 RECIPE = load_recipe(
     "yolov7-tiny",
     {
-        "backbone.stem": [[3, 2, 8], [3, 2, 8]],
-        "backbone.hidden": [8, 8, 8, 8],
-        "backbone.widths": [8, 16, 16, 16],
-        "neck.hidden": [8, 8, 8],
-        "neck.widths": [8, 8, 8],
-        "neck.outputs": [16, 16, 16],
+        **NARROW,
         "data.image_size": 64,
         "data.workers": 0,
         "train.batch": 2,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from narrow_recipe import NARROW
 from PIL import Image
 
 import detloom
@@ -19,12 +20,7 @@ from detloom.hookspecs import hookimpl
 from detloom.interfaces import Observer
 
 SMALL: dict[str, Any] = {
-    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
-    "backbone.hidden": [8, 8, 8, 8],
-    "backbone.widths": [8, 16, 16, 16],
-    "neck.hidden": [8, 8, 8],
-    "neck.widths": [8, 8, 8],
-    "neck.outputs": [16, 16, 16],
+    **NARROW,
     "data.image_size": 64,
     "data.workers": 0,
     "train.epochs": 2,

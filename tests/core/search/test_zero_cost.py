@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from narrow_recipe import NARROW, NARROW_NECK
 from torch import Tensor, nn
 
 import detloom
@@ -14,25 +15,15 @@ from detloom.errors import RecipeError
 from detloom.export.network import RawMaps
 from detloom.search.zero_cost import naswot, synflow
 
-SMALL: Mapping[str, Any] = {
-    "backbone.stem": [[3, 2, 8], [3, 2, 8]],
-    "backbone.hidden": [8, 8, 8, 8],
-    "backbone.widths": [8, 16, 16, 16],
-    "neck.hidden": [8, 8, 8],
-    "neck.widths": [8, 8, 8],
-    "neck.outputs": [16, 16, 16],
-}
 DROPPING: Mapping[str, Any] = {
     "backbone.use": "timm",
     "backbone.model": "convnext_atto",
     "backbone.options": {"drop_path_rate": 0.5},
-    "neck.hidden": [8, 8, 8],
-    "neck.widths": [8, 8, 8],
-    "neck.outputs": [16, 16, 16],
+    **NARROW_NECK,
 }
 
 
-def drawn(overrides: Mapping[str, Any] = SMALL) -> Detector:
+def drawn(overrides: Mapping[str, Any] = NARROW) -> Detector:
     torch.manual_seed(0)
     return detloom.assemble("yolov7-tiny", overrides)
 
